@@ -5,7 +5,7 @@
 //! came too late) leaves them to the next drive of the run in this process,
 //! who gets their answers. Nothing that is under way and paid for is dropped
 //! because of something else: an answer that a driver has taken is kept, too, until
-//! it is committed.
+//! it is committed, and so is what calls consumed that were stopped.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -27,8 +27,8 @@ const LINGER: Duration = Duration::from_secs(120);
 /// A call: the step, and which attempt at it.
 pub(crate) type Attempt = (Step, u32);
 
-/// What is left of a call that was stopped, if that is worth knowing. Asked when the call is gone.
-type Left<T> = Box<dyn FnOnce() -> Option<T> + Send>;
+/// What is left of a call if it is stopped now, if that is worth knowing. Asked again when the call is gone.
+type Left<T> = Box<dyn Fn() -> Option<T> + Send>;
 
 /// The calls of one run; `T` is what they end with.
 pub(crate) struct Calls<T> {
@@ -58,8 +58,10 @@ struct State<T> {
     taken: Vec<(Attempt, T)>,
     /// Those that were aborted and may not be gone yet.
     aborted: Vec<(Step, UnderWay<T>)>,
-    /// What those had ended with that were aborted before it was taken.
+    /// What those had ended with that were aborted before it was taken, and what is left of those that are gone.
     untaken: Vec<(Attempt, T)>,
+    /// What was told of those that were aborted, and is yet to be committed.
+    told: Vec<(Attempt, T)>,
 }
 
 impl<T> State<T> {
@@ -89,6 +91,7 @@ impl<T> State<T> {
         self.ended.clear();
         self.taken.clear();
         self.untaken.clear();
+        self.told.clear();
     }
 }
 
@@ -100,6 +103,7 @@ impl<T> Default for Calls<T> {
             taken: Vec::new(),
             aborted: Vec::new(),
             untaken: Vec::new(),
+            told: Vec::new(),
         });
         Self { state, ended: Notify::new(), lease: LatestLease::default(), writers: Writers::default() }
     }
@@ -120,7 +124,7 @@ impl<T> Calls<T> {
     }
 }
 
-impl<T: Send + 'static> Calls<T> {
+impl<T: Clone + Send + 'static> Calls<T> {
     /// Begins a call. One that ends at once needs no task.
     pub fn begin(self: &Arc<Self>, attempt: Attempt, call: BoxFuture<'static, T>) {
         self.begin_paid(attempt, Admission::granted(), call, || None);
@@ -133,7 +137,7 @@ impl<T: Send + 'static> Calls<T> {
         (step, attempt): Attempt,
         admission: Admission,
         mut call: BoxFuture<'static, T>,
-        left: impl FnOnce() -> Option<T> + Send + 'static,
+        left: impl Fn() -> Option<T> + Send + 'static,
     ) {
         let mut context = Context::from_waker(noop_waker_ref());
         if let Poll::Ready(end) = call.as_mut().poll(&mut context) {
@@ -197,10 +201,14 @@ impl<T: Send + 'static> Calls<T> {
         lock(&self.state).has_waiting()
     }
 
-    /// Whether there is something to record even if those that are made are stopped.
+    /// Whether there is something to record if those that are made are stopped.
     pub fn has_news(&self) -> bool {
         let state = lock(&self.state);
-        !state.ended.is_empty() || state.has_waiting()
+        let is_costly = |call: &UnderWay<T>| (call.left)().is_some();
+        !state.ended.is_empty()
+            || !state.untaken.is_empty()
+            || state.has_waiting()
+            || state.under_way.values().any(is_costly)
     }
 
     /// Takes back those that wait to be made; each ends with `end`. They may not be gone yet.
@@ -223,17 +231,31 @@ impl<T: Send + 'static> Calls<T> {
         lock(&self.state).taken.push((attempt, end));
     }
 
-    /// What was taken is committed.
+    /// What was taken, and [told](Self::aborted), is committed.
     pub fn settled(&self) {
-        lock(&self.state).taken.clear();
+        let mut state = lock(&self.state);
+        state.taken.clear();
+        state.told.clear();
     }
 
-    /// What was taken and is not committed is there again, for the next drive.
+    /// What was taken or told and is not committed is there again, for the next drive.
     fn restore(&self) {
         let mut state = lock(&self.state);
         while let Some(taken) = state.taken.pop() {
             state.ended.push_front(taken);
         }
+        let told = std::mem::take(&mut state.told);
+        // Nobody waits for it: it is not among those that the next drive takes over.
+        state.untaken.splice(0..0, told);
+    }
+
+    /// Whether the next drive has something of these.
+    fn is_empty(&self) -> bool {
+        let state = lock(&self.state);
+        state.under_way.is_empty()
+            && state.ended.is_empty()
+            && state.untaken.is_empty()
+            && state.aborted.is_empty()
     }
 
     /// Stops those that are under way. Those that have ended can be taken.
@@ -242,11 +264,11 @@ impl<T: Send + 'static> Calls<T> {
         lock(&self.state).halt();
     }
 
-    /// Changes what those ended with that nobody has taken.
+    /// Changes what is kept of those that have ended or were stopped.
     pub fn each_ended(&self, change: impl FnMut(&mut T)) {
         let mut state = lock(&self.state);
-        let State { ended, taken, .. } = &mut *state;
-        ended.iter_mut().chain(taken).map(|(_, end)| end).for_each(change);
+        let State { ended, taken, untaken, told, .. } = &mut *state;
+        ended.iter_mut().chain(taken).chain(untaken).chain(told).map(|(_, end)| end).for_each(change);
     }
 
     /// Waits until one has ended.
@@ -260,17 +282,25 @@ impl<T: Send + 'static> Calls<T> {
         }
     }
 
-    /// Waits until those that were aborted are gone. Gives what is left of them.
+    /// Waits until those that were aborted are gone. Gives what is left of them, which is kept until it is
+    /// [committed](Self::settled).
     pub async fn aborted(&self) -> Vec<(Attempt, T)> {
-        let (aborted, mut left) = {
-            let mut state = lock(&self.state);
-            (std::mem::take(&mut state.aborted), std::mem::take(&mut state.untaken))
-        };
+        self.until_gone().await;
+        let mut state = lock(&self.state);
+        let left = std::mem::take(&mut state.untaken);
+        state.told.extend_from_slice(&left);
+        left
+    }
+
+    /// Waits until those that were aborted are gone.
+    async fn until_gone(&self) {
+        let aborted = std::mem::take(&mut lock(&self.state).aborted);
         for (step, call) in aborted {
             let _ = call.task.await;
-            left.extend((call.left)().map(|end| ((step, call.attempt), end)));
+            if let Some(end) = (call.left)() {
+                lock(&self.state).untaken.push(((step, call.attempt), end));
+            }
         }
-        left
     }
 
     /// Stops all, and waits until they are gone and what they said is stored. Their turns are kept: who ends the run
@@ -282,7 +312,7 @@ impl<T: Send + 'static> Calls<T> {
 
     /// Waits until those that were stopped are gone and what they said is stored.
     pub async fn gone(&self) {
-        self.aborted().await;
+        self.until_gone().await;
         let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
         for writer in writers {
             let _ = writer.await;
@@ -309,7 +339,7 @@ impl<T> Default for Registry<T> {
     }
 }
 
-impl<T: Send + 'static> Registry<T> {
+impl<T: Clone + Send + 'static> Registry<T> {
     /// The calls of a run, for its current drive.
     pub fn of(&self, run: &RunId) -> Arc<Calls<T>> {
         let mut runs = lock(&self.runs);
@@ -325,7 +355,7 @@ impl<T: Send + 'static> Registry<T> {
     /// Keeps the calls of a run that had to be left, for some time.
     pub fn keep(self: &Arc<Self>, run: &RunId, calls: Arc<Calls<T>>) {
         calls.restore();
-        if calls.len() == 0 {
+        if calls.is_empty() {
             lock(&self.runs).remove(run);
             return;
         }
@@ -493,6 +523,31 @@ mod tests {
         assert_eq!(calls.aborted().await, []);
         calls.halt();
         assert_eq!(calls.aborted().await, [((Step(4), 1), 40)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_calls_that_were_stopped_is_told_again_until_it_is_committed() {
+        let registry = Arc::new(Registry::<u32>::default());
+        let mut calls = registry.of(&run());
+        let slow = |step| later(1_000, step);
+        calls.begin_paid((Step(1), 2), Admission::granted(), slow(1), || Some(10));
+        calls.begin_paid((Step(2), 1), Admission::granted(), slow(2), || None);
+        assert!(calls.has_news(), "the first has consumed something");
+        calls.abort(Step(1));
+        calls.abort(Step(2));
+        // The append that was to contain it fails each time; once the calls are lost before they are asked.
+        for _ in 0..2 {
+            assert_eq!(calls.aborted().await, [((Step(1), 2), 10)]);
+            registry.keep(&run(), calls);
+            calls = registry.of(&run());
+            assert_eq!((calls.all(), calls.has_news()), (vec![], true));
+            calls.gone().await;
+        }
+        assert_eq!(calls.aborted().await, [((Step(1), 2), 10)]);
+        calls.settled();
+        registry.keep(&run(), Arc::clone(&calls));
+        assert_eq!((calls.aborted().await, calls.has_news()), (vec![], false));
+        assert!(!Arc::ptr_eq(&calls, &registry.of(&run())), "nothing of them is kept");
     }
 
     #[tokio::test(start_paused = true)]

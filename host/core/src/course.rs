@@ -9,7 +9,7 @@
 //! * [`Phase::Live`]: all of it.
 //! * [`Phase::Resting`]: the run is to be left. The program stands still, nothing begins; calls that wait for
 //!   their turn are taken back, those under way are waited for, if there is time, and what they answer is
-//!   committed.
+//!   committed. One that is to be left alone may go on after all, as long as it is not left.
 //! * [`Phase::Ending`]: the program has ended, and only that is left to be committed.
 
 /// How far a driver is with a run.
@@ -152,11 +152,19 @@ impl Course {
         self.phase = phase;
     }
 
-    /// It was asked to stop: it may do so, though it was to be left alone.
+    /// It is to be left alone no more: it was asked to stop, or whoever asked for that has thought better of it. The
+    /// program runs on, and what it has asked for meanwhile may begin.
     pub fn unpause(&mut self) {
-        if self.phase == Phase::Resting(Rest::Paused) {
+        if self.is_pausing() {
             self.phase = Phase::Live;
+            // What was not begun is begun by a commit, though nothing has happened.
+            self.unsettled = true;
         }
+    }
+
+    /// Whether the run is to be left alone, and waits for its calls until then.
+    pub fn is_pausing(&self) -> bool {
+        self.phase == Phase::Resting(Rest::Paused)
     }
 
     /// The program ended.
@@ -198,7 +206,7 @@ impl Course {
             Phase::Live => Do::Wait,
             Phase::Resting(rest) if self.untouched => Do::Leave(rest),
             Phase::Resting(_) if std::mem::take(&mut self.unsettled) => Do::Commit,
-            // A request to stop goes before one to be left alone.
+            // A request to stop goes before one to be left alone, and that may have been withdrawn.
             Phase::Resting(Rest::Paused) if std::mem::take(&mut self.mail) => Do::ReadMail,
             Phase::Resting(Rest::Now) => Do::Leave(Rest::Now),
             Phase::Resting(rest) if sight.calls == 0 => Do::Leave(rest),
@@ -347,6 +355,30 @@ mod tests {
         course.rest(Rest::Leaving);
         course.unpause();
         assert_eq!(course.phase(), Phase::Resting(Rest::Leaving), "a host that leaves does so");
+    }
+
+    #[test]
+    fn a_run_that_is_not_to_be_left_alone_after_all_goes_on_beside_its_calls() {
+        let mut course = live();
+        course.unpause();
+        assert_eq!(course.next(&CALLS), Do::Wait, "nobody asked for it");
+        course.rest(Rest::Paused);
+        assert_eq!((course.next(&CALLS), course.next(&CALLS)), (Do::Commit, Do::Wait));
+        assert!(course.is_pausing() && !course.runs() && !course.has_time());
+        course.mail();
+        assert_eq!(course.next(&CALLS), Do::ReadMail);
+        course.unpause();
+        assert!(!course.is_pausing() && course.runs() && course.has_time());
+        course.ran(false);
+        let all = [Do::Commit, Do::Wait];
+        assert_eq!(
+            all.map(|_| course.next(&CALLS)),
+            all,
+            "what had not begun begins, though nothing has happened"
+        );
+        // It may change its mind as often as it likes.
+        course.rest(Rest::Paused);
+        assert_eq!((course.next(&WAITS), course.next(&WAITS)), (Do::Commit, Do::Leave(Rest::Paused)));
     }
 
     #[test]

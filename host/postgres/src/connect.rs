@@ -53,6 +53,11 @@ const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SE
     SET plan_cache_mode = force_generic_plan; SET jit = off; SET idle_in_transaction_session_timeout = '5s'; \
     SET lock_timeout = '10s'; SET client_min_messages = warning; SET bytea_output = hex";
 
+/// Has a transaction take as long as it takes, whatever limits the role or the server has; not all servers have each of
+/// them.
+pub(crate) const UNHURRIED: &str = "SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings
+    WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')";
+
 /// How the server behind a connection is told from others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Identity {
@@ -402,6 +407,17 @@ async fn query_with(conn: &Conn, sql: &str, args: &[Arg]) -> Result<Vec<Row>, to
     conn.all(conn.client.query_typed_raw(sql, typed).await?).await
 }
 
+/// Reads in a transaction that may take any time. Behind a pooler a setting lasts for a transaction only.
+async fn read_unhurried(conn: &Conn, sql: &str, args: &[Arg]) -> Result<Vec<Row>, tokio_postgres::Error> {
+    conn.client.batch_execute(&format!("BEGIN READ ONLY; {UNHURRIED}")).await?;
+    let read = query_with(conn, sql, args).await;
+    // Nothing was changed: either end is the same. A connection that is lost has ended it.
+    if read.as_ref().map_or_else(|error| error.as_db_error().is_some(), |_| true) {
+        conn.client.batch_execute("ROLLBACK").await?;
+    }
+    read
+}
+
 /// For how long so many bytes are on their way, at most.
 const fn on_its_way(bytes: usize) -> Duration {
     Duration::from_millis((bytes / PASS) as u64)
@@ -455,6 +471,8 @@ pub(crate) enum Plan {
     Kept,
     /// One for the tables as they are: for lists, where the best way depends on how many there are of what.
     Anew,
+    /// The same, and without a limit of time on the side of the server.
+    Unhurried,
 }
 
 /// Connections for reads, and for writes that are no appends.
@@ -542,6 +560,9 @@ impl Pool {
                 within(self.place(), conn, limit, &args, self.connector.send(conn, sql, &args)).await
             }
             Plan::Anew => within(self.place(), conn, limit, &args, query_with(conn, sql, &args)).await,
+            Plan::Unhurried => {
+                within(self.place(), conn, limit, &args, read_unhurried(conn, sql, &args)).await
+            }
         };
         self.with(asking).await
     }
@@ -621,7 +642,7 @@ impl Pool {
         sql: &str,
         args: &(dyn Fn() -> Vec<Arg> + Sync),
     ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(Silence::ANY, Plan::Anew, sql, args).await
+        self.read_in(Silence::ANY, Plan::Unhurried, sql, args).await
     }
 
     /// Reads what takes the server no time.

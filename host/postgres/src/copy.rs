@@ -9,7 +9,7 @@ use wfhost_store::{Result, RunState, StoreError};
 
 use crate::PostgresStore;
 use crate::args::{Arg, Columns, IntoArg, Read, escaped, plain, strange};
-use crate::connect::{Conn, query};
+use crate::connect::{Conn, UNHURRIED, query};
 use crate::errors::classify;
 use crate::jobs::label_key;
 
@@ -142,9 +142,9 @@ impl PostgresStore {
     /// Gives all that there is, as it is at one moment.
     pub async fn copy_out(&self, give: mpsc::Sender<Part>) -> Result<()> {
         let conn = self.pool.connector.connect(None).await?;
-        // Whoever takes it may be slow.
         self.run(&conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        self.run(&conn, "SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+        // A table is one statement, which lasts until the last row is taken, and whoever takes it may be slow.
+        self.run(&conn, UNHURRIED).await?;
         for (number, table) in TABLES.iter().enumerate() {
             let failed = |error| classify(self.place(), &error).into_error();
             let none: [(&(dyn ToSql + Sync), Type); 0] = [];
@@ -178,7 +178,8 @@ impl PostgresStore {
     pub async fn copy_in(&self, take: &mut mpsc::Receiver<Part>) -> Result<()> {
         let conn = self.pool.connector.connect(None).await?;
         self.run(&conn, "BEGIN").await?;
-        self.run(&conn, "SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+        // Whoever gives it may be slow, and a batch is one statement.
+        self.run(&conn, UNHURRIED).await?;
         // A second copy waits, and finds that it is not empty.
         self.run(&conn, "SELECT 1 FROM wf.meta FOR UPDATE").await?;
         for table in TABLES.iter().filter(|table| !["store", "deleted"].contains(&table.name)) {

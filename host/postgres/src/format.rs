@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use wfhost_store::StoreError;
 
 use crate::args::{Columns, args_of};
-use crate::connect::{Conn, Identity, Pool, in_schema, query};
+use crate::connect::{Conn, Identity, Pool, UNHURRIED, in_schema, query};
 use crate::errors::{Fault, classify};
 
 /// The n-th makes format n of format n - 1.
@@ -136,7 +136,9 @@ async fn prepare_with(pool: &Pool, conn: &Conn, migrate: Migrate) -> Result<Iden
                 Some(_) => StoreError::Older { place, found, known: FORMAT as u32 },
             }));
         }
-        conn.client.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'").await.map_err(failed)?;
+        // What is made anew of large tables takes its time.
+        let begin = format!("BEGIN; SET LOCAL lock_timeout = '2s'; {UNHURRIED}");
+        conn.client.batch_execute(&begin).await.map_err(failed)?;
         let migrated = migrate_locked(pool, conn).await;
         // What a commit says is believed only if nothing failed before: that of a failed one succeeds as well.
         let end = if migrated.is_ok() { "COMMIT" } else { "ROLLBACK" };

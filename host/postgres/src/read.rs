@@ -145,13 +145,13 @@ pub(crate) const MESSAGE: &str = "i.id, i.at, i.kind, i.name, i.text, i.dedupe, 
 
 /// Selects the columns of [`inbox`] of one part of one inbox: of the messages of `which`, of which `o` is one, in this
 /// `order`. Behind those that are given there is one without a content, if there are more: how much they take is known
-/// without sending them.
+/// without sending them. The first one is given however large it is, so that the second one is next or given.
 pub(crate) fn part_of_inbox(which: &str, order: &str) -> String {
     format!(
         "SELECT i.id, i.at, i.kind, i.name, CASE WHEN i.fits THEN i.text END, i.dedupe,
              CASE WHEN i.fits THEN i.body END, i.step, i.fits
          FROM (SELECT s.*, s.n = 1 OR s.n <= {INBOX_MESSAGES} AND s.bytes <= {INBOX_BYTES} AS fits,
-                   s.bytes - s.own <= {INBOX_BYTES} AS is_near
+                   s.n = 2 OR s.bytes - s.own <= {INBOX_BYTES} AS is_near
                FROM (SELECT x.*, row_number() OVER w AS n, sum(x.own) OVER w AS bytes
                      FROM (SELECT o.*, coalesce(octet_length(o.text), 0) + coalesce(octet_length(o.body), 0) AS own
                            FROM wf.inbox o WHERE {which} ORDER BY {order} LIMIT {INBOX_MESSAGES} + 1) x

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use private_postgres::Postgres;
 use tokio::sync::mpsc;
 use wfhost_core::{OnParentClose, Step};
 use wfhost_postgres::{PostgresOptions, PostgresStore};
@@ -79,4 +80,42 @@ async fn ends_of_children_that_nobody_has_taken_are_those_of_their_steps() {
             .collect();
         assert_eq!(steps, [(Step(5), id("p.5")), (Step(6), id("p.6"))]);
     }
+}
+
+/// Roles of hosted servers often have them; what serves runs takes far less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_its_time_is_cut_off_by_no_time_limit_of_the_server() {
+    let postgres = Postgres::start(&["fsync=off", "full_page_writes=off"]);
+    let (from, to) = (postgres.url(), format!("{}?schema=other", postgres.url()));
+    let store = Shop::open(server(&from).await, Arc::default()).await;
+    create(&store, "r", None).await.1.expect("it begins");
+    // Four batches, of which each takes longer than the limit.
+    private_postgres::query(
+        &from,
+        "INSERT INTO inbox (run, at, calm, kind, name, text)
+             SELECT run, 1, true, 'signal', 'go', '\"' || repeat('x', 1000000) || '\"' FROM runs, generate_series(1, 20)",
+    );
+    drop(server(&to).await);
+    private_postgres::query(
+        &to,
+        "CREATE FUNCTION takes_its_time() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_sleep(1.2); RETURN NULL; END $$;
+         CREATE TRIGGER slow AFTER INSERT ON inbox EXECUTE FUNCTION takes_its_time()",
+    );
+    for limit in ["statement_timeout", "transaction_timeout"] {
+        postgres.sql(&format!(
+            "DO $$ BEGIN IF EXISTS (SELECT 1 FROM pg_settings WHERE name = '{limit}') THEN
+                 ALTER ROLE wf SET {limit} = '1s'; END IF; END $$"
+        ));
+    }
+    let (source, target) = (server(&from).await, server(&to).await);
+    let (give, mut parts) = mpsc::channel(1);
+    let copied = tokio::join!(source.copy_out(give), target.copy_in(&mut parts));
+    assert_eq!(copied, (Ok(()), Ok(())));
+    private_postgres::query(
+        &from,
+        "ALTER TABLE sessions RENAME TO all_sessions;
+         CREATE VIEW sessions AS SELECT s.* FROM pg_sleep(1.2), all_sessions s",
+    );
+    assert_eq!(source.check().await, Ok(Vec::new()));
 }

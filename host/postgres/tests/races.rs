@@ -398,6 +398,12 @@ async fn another_host_is_told_of_what_concerns_it() {
     }
     other.post(NewMessage { run: id("mine"), body: signal("s", None) }).await.unwrap();
     hears(Wake::Run(id("mine")), None).await;
+    // It was to be paused, and is not any more: nothing is left in its inbox to be found by a look.
+    create(&one, session, "calm").await;
+    other.post(NewMessage { run: id("calm"), body: MessageBody::Pause }).await.unwrap();
+    hears(Wake::Run(id("calm")), None).await;
+    assert_eq!(other.unpause(&id("calm")).await, Ok(true));
+    hears(Wake::Run(id("calm")), None).await;
     // It waits for a slot, and is given one.
     let giver = other.begin_session(&owner(3), 600_000).await.unwrap();
     let ask = |used, wants| {

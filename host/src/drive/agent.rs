@@ -71,6 +71,11 @@ impl Dropped {
         let (provider, reservation) = (ended.provider.clone(), ended.reservation.clone());
         Some(Self { provider, usage: usage?, reservation })
     }
+
+    /// Nothing is set aside for it any more.
+    pub fn settle(&mut self) {
+        self.reservation = None;
+    }
 }
 
 impl Driver<'_> {

@@ -44,6 +44,10 @@ impl Driver<'_> {
         if more {
             self.course.mail();
         }
+        // Requests come first: there is none behind these.
+        if self.course.is_pausing() && !messages.iter().any(|message| message.body == MessageBody::Pause) {
+            self.go_on_unpaused();
+        }
         if messages.is_empty() {
             return Ok(());
         }
@@ -87,6 +91,7 @@ impl Driver<'_> {
                     MessageBody::Cancel { reason } => {
                         inner.machine.request_cancel(reason, now);
                         self.cancel_by.get_or_insert_with(|| Instant::now() + CANCEL_GRACE);
+                        // All that was taken back ends with that.
                         self.course.unpause();
                     }
                     // A run that is to stop does so.
@@ -106,6 +111,18 @@ impl Driver<'_> {
         self.course.happened();
         self.append(Next::Go, consumed).await?;
         Ok(())
+    }
+
+    /// The run is not to be paused after all: it goes on beside the calls that are under way, and those that were taken
+    /// back begin.
+    fn go_on_unpaused(&mut self) {
+        self.course.unpause();
+        let due = {
+            let machine = &mut self.shared.lock().machine;
+            machine.let_go();
+            machine.due_calls(self.now())
+        };
+        self.withhold_what_cannot_be_made(due);
     }
 
     /// Takes in children that ended without a word to this run: they were

@@ -51,6 +51,9 @@ const COMMIT_WITHIN: Duration = Duration::from_millis(3);
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// Deadlines are looked at again after this time, in case the system clock was set.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
+/// A run that is to be paused when its calls have ended looks this often whether that still holds: a store may tell
+/// nobody that a request is withdrawn.
+const PAUSE_CHECK: Duration = Duration::from_secs(1);
 /// Entries that are not committed take so many bytes at most, about, also while the program
 /// computes: what one commit holds is bounded.
 pub(crate) const UNSAVED_BYTES: usize = 1 << 20;
@@ -204,8 +207,10 @@ pub(crate) enum Done {
 impl Done {
     /// Nothing is set aside for it any more.
     fn settle(&mut self) {
-        if let Self::Attempt(attempted) = self {
-            Arc::make_mut(attempted).reservation = None;
+        match self {
+            Self::Attempt(attempted) => Arc::make_mut(attempted).reservation = None,
+            Self::Dropped(dropped) => dropped.settle(),
+            Self::Step(_) | Self::NotMade(_) | Self::Unknown(_) => {}
         }
     }
 }
@@ -284,10 +289,11 @@ impl Drive<'_> {
         };
         match &driven {
             Ok(Driven::Lost) => {
-                // Somebody else makes them. What has ended is of use if this host has the run again before that.
+                // Somebody else makes them. What has ended, and what they consumed, is of use if this host has the run
+                // again before that.
                 calls.halt();
-                calls.each_ended(Done::settle);
                 calls.gone().await;
+                calls.each_ended(Done::settle);
             }
             // Nobody waits for them any more.
             Ok(_) => calls.stop().await,
@@ -426,6 +432,11 @@ impl Driver<'_> {
         self.give_back_turns_of(dropped).await;
         self.calls.lease.set(self.drive.control.lease.clone());
         self.keep_turns();
+        self.withhold_what_cannot_be_made(due);
+    }
+
+    /// Of calls that are due, those that cannot be made here are not begun.
+    pub(super) fn withhold_what_cannot_be_made(&mut self, due: Vec<(Step, AgentRequest)>) {
         for (step, request) in due {
             if let Err(error) = self.provider_of(step, &request) {
                 self.withhold(step, error);
@@ -468,6 +479,7 @@ impl Driver<'_> {
     async fn wait(&mut self, sight: &Sight) -> Result<(), DriveError> {
         match self.turn(sight).await {
             Turn::Call(attempt, done) => self.done(attempt, done)?,
+            Turn::Time if self.course.is_pausing() => self.course.mail(),
             Turn::Time => {
                 let deadline = self.shared.lock().machine.next_deadline();
                 if self.course.has_time() && deadline.is_some_and(|at| at <= self.now()) {
@@ -505,7 +517,8 @@ impl Driver<'_> {
         });
         let commit_by = self.commit_by.filter(|_| !sight.waits);
         let timers = [deadline, self.cancel_by, commit_by, self.park_at(sight)];
-        let time = timers.into_iter().flatten().min().filter(|_| live).or(self.leave_by);
+        let pause_check = self.course.is_pausing().then(|| now + PAUSE_CHECK);
+        let time = timers.into_iter().flatten().min().filter(|_| live).or(pause_check).or(self.leave_by);
         let runs = self.course.runs() && !sight.waits;
         let at = |instant: Option<Instant>| async move {
             match instant {

@@ -29,6 +29,14 @@ impl Host {
         Ok((posted, run))
     }
 
+    /// Has a paused or refused run go on, whichever process advances it then, and one that is about to be paused. False if
+    /// it is neither.
+    pub async fn unpause(&self, run: &RunId) -> Result<bool, HostError> {
+        let changed = self.store().unpause(run).await?;
+        self.inner.wake(run);
+        Ok(changed)
+    }
+
     /// Sends a signal to a run when so much virtual time has passed. Does nothing without
     /// [`HostOptions::virtual_time`].
     ///

@@ -58,7 +58,7 @@ impl Host {
                             Some(_) => Err(HostError::Driven { run: id.clone() }),
                             None => {
                                 // It may be about to be paused.
-                                self.store().unpause(id).await?;
+                                self.unpause(id).await?;
                                 Ok(self.watch(id))
                             }
                         }

@@ -16,6 +16,7 @@ use wfhost_store::{
 use wfhost_world::lock;
 
 use super::driving::is_of_store;
+use super::ending::LOOK_AGAIN_AFTER;
 use super::{AGAIN_AFTER, Current, Inner, Live, Ready};
 use crate::drive::asks_to_stop;
 use crate::family::{self, Wanted};
@@ -112,6 +113,7 @@ impl Inner {
                 Err(StoreError::Fenced { .. } | StoreError::SessionOver) => return Back::Lost,
                 // One that had ended took what came in since it was claimed; it is lost with the rest.
                 Err(StoreError::Raced { run }) if matches!(append.next, Next::End { .. }) => {
+                    tokio::time::sleep(LOOK_AGAIN_AFTER).await;
                     let Ok(all) = self.all_in_inbox(&run).await else { return Back::Later };
                     append.consumed = all;
                 }

@@ -9,6 +9,10 @@ use super::Inner;
 use crate::drive::give_back_turns;
 use crate::observer::Notice;
 
+/// The inbox is read again so long after an end that came too early: a store that gives less of it than there is keeps
+/// no processor busy.
+pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 impl Inner {
     /// Ends a claimed run so: its open steps and questions end with it, and what was sent to it and not taken is lost.
     /// One that has ended, and was to go on, stays as it ended: then this is false.
@@ -61,12 +65,13 @@ impl Inner {
                     self.wake_all(&appended.wake);
                     return Ok(true);
                 }
-                Err(StoreError::Raced { .. }) => {}
+                Err(StoreError::Raced { .. }) => tokio::time::sleep(LOOK_AGAIN_AFTER).await,
                 Err(error) => return Err(error),
             }
         }
     }
 
+    /// What an end has to take.
     pub(super) async fn all_in_inbox(&self, run: &RunId) -> Result<Vec<MessageId>, StoreError> {
         let mut all = Vec::new();
         let mut part = Part::Behind(None);

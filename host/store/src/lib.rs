@@ -154,8 +154,8 @@ pub trait Work: Send + Sync {
     ) -> BoxFuture<'a, Result<()>>;
 
     /// A run that nobody advances because it is paused or refused is due again, and requests to pause
-    /// are void, also those that the host which advances it has read. False if it neither is in such
-    /// a state nor is to be.
+    /// are void, also those that the host which advances it has read. That host looks for it now and then; some stores
+    /// tell it at once. False if it neither is in such a state nor is to be.
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>>;
 
     /// Waits for something that other users of the database did, and gives it:

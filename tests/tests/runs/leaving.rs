@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use wfhost::agents::{CallObserver, Policy, ProviderPolicy, SeenCall};
 use wfhost::store::{ClaimHow, Claimed, Fence, MessageBody, RunState, SharedStore};
 use wfhost::{Ending, Evict, Host, HostOptions, Notice, Observer, ResumeOptions, RunHandle};
-use wfhost_core::{Event, RunId};
+use wfhost_core::{Entry, Event, RunId};
 use wfhost_tests::Place;
 
 use super::moments::{Held, calling, ending, host, info, open, probe, signal, starting, until, waiting};
@@ -205,6 +205,58 @@ async fn a_run_that_is_resumed_by_its_own_host_before_it_is_paused_goes_on() {
     assert_eq!(agent.begun(), 1);
 }
 
+/// By the host that drives it, and by another process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_not_to_be_paused_after_all_goes_on_at_once_beside_its_calls() {
+    for by_other in [false, true] {
+        let place = Place::in_file();
+        let (slow, paced, next) = (Held::new("slow"), Held::new("paced"), Held::new("next"));
+        let host = host(&place, &[&slow, &paced, &next], one_at_a_time(&paced));
+        let module = probe(&host).await;
+        let program = json!([{ "parallel": [
+            calling("slow"), calling("paced"), calling_once("paced"), { "each": [waiting("go"), calling("next")] }
+        ] }]);
+        let mut handle = host.start(&module, starting("r", program), None).await.expect("a run");
+        let run = handle.id.clone();
+        until("the calls", async || (slow.begun(), paced.begun()) == (1, 1)).await;
+        let store = open(&place);
+        let unpause = async || match by_other {
+            true => assert!(store.unpause(&run).await.expect("a store"), "it was to be paused"),
+            false => drop(host.resume(&run, ResumeOptions::default()).await.expect("it is driven here")),
+        };
+        for paused in 1..=2 {
+            host.post(&run, MessageBody::Pause).await.expect("it is taken");
+            // The call that waits for its turn is taken back, each time.
+            until("the pause", async || not_made(&host, &run).await == paused).await;
+            if paused == 2 {
+                paced.may.add_permits(1);
+                until("the answer", async || paced.ended() == 1).await;
+                host.post(&run, signal("go")).await.expect("it is taken");
+            }
+            unpause().await;
+            if paused == 1 {
+                // It takes its place in the queue again.
+                until("that it waits", async || {
+                    let journal = host.journal(&run).await.expect("a journal");
+                    let again = |entry: &&Entry| matches!(entry.event, Event::Attempted { .. });
+                    journal.entries.iter().filter(again).count() == 1
+                })
+                .await;
+            }
+        }
+        until("what was withheld", async || (paced.begun(), next.begun()) == (2, 1)).await;
+        assert_eq!((slow.begun(), slow.ended()), (1, 0), "it was under way all the time");
+        let ended = [(&slow, 1), (&paced, 1), (&next, 1)];
+        ended.iter().for_each(|(agent, permits)| agent.may.add_permits(*permits));
+        let result = finishes(&mut handle).await;
+        let all = result[0].as_array().expect("results");
+        assert!(all.iter().all(|one| one["failure"].is_null()), "{result}");
+        assert_eq!([slow.begun(), paced.begun(), next.begun()], [1, 2, 1]);
+        let report = wfhost::verify::verify(store.as_ref(), &info(&store, &run).await).await;
+        assert_eq!(report.expect("a store").faults, Vec::<String>::new());
+    }
+}
+
 /// The answer comes during a commit, and the next commit, which is that of leaving the run, fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_cannot_be_committed_when_the_run_is_left_at_once_is_committed_later() {
@@ -264,6 +316,23 @@ async fn an_answer_that_comes_while_the_program_replays_is_kept_by_a_host_that_l
     let mut handle = second.resume(&run, ResumeOptions::default()).await.expect("nobody has it");
     finishes(&mut handle).await;
     assert_eq!(agent.begun(), 1, "it is not paid for again");
+}
+
+/// It has not come to the end of its journal, so that what its call consumed cannot be recorded at that moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_call_consumed_counts_that_is_left_at_once_while_the_program_replays() {
+    let place = Place::in_file();
+    let agent = Held::costly("costly", 75);
+    let opened = Arc::new(Opened::default());
+    let first = host(&place, &[&agent], |options| options.observer = Some(Arc::clone(&opened) as _));
+    let module = probe(&first).await;
+    let program = json!([{ "floats": FLOATS }, calling("costly")]);
+    let handle = first.start(&module, starting("r", program), None).await.expect("a run");
+    until("the call", async || agent.begun() == 1).await;
+    had_for_a_moment(&open(&place), &handle.id).await;
+    until("the host to drive it again", async || opened.0.load(Ordering::SeqCst) == 2).await;
+    first.close(None).await;
+    assert_eq!(info(&open(&place), &handle.id).await.spent.tokens, 75);
 }
 
 /// How often a run was opened.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -25,7 +25,7 @@ use wfhost::{
 };
 use wfhost_core::policy::budget::Budget;
 use wfhost_core::policy::rate::Rate;
-use wfhost_core::{Json, Reply, RunConfig, RunId, Timestamp};
+use wfhost_core::{Json, Reply, RunConfig, RunId, Timestamp, Usage};
 use wfhost_tests::{Place, module};
 
 /// An agent that answers when it may.
@@ -34,6 +34,8 @@ pub(super) struct Held {
     pub(super) name: &'static str,
     begun: AtomicUsize,
     ended: AtomicUsize,
+    /// What it says to have consumed as soon as it is asked.
+    tokens: AtomicU64,
     pub(super) may: Semaphore,
 }
 
@@ -43,8 +45,16 @@ impl Held {
             name,
             begun: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
+            tokens: AtomicU64::new(0),
             may: Semaphore::new(0),
         })
+    }
+
+    /// One that says at once that each call consumed so many tokens.
+    pub(super) fn costly(name: &'static str, tokens: u64) -> Arc<Self> {
+        let agent = Self::new(name);
+        agent.tokens.store(tokens, Ordering::SeqCst);
+        agent
     }
 
     pub(super) fn begun(&self) -> usize {
@@ -61,8 +71,10 @@ impl Provider for Held {
         self.name
     }
 
-    fn call(&self, _: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
+    fn call(&self, _: Call, out: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
         Box::pin(async move {
+            let input_tokens = self.tokens.load(Ordering::SeqCst);
+            out.usage((input_tokens > 0).then(|| Usage { input_tokens, ..Usage::default() }));
             self.begun.fetch_add(1, Ordering::SeqCst);
             self.may.acquire().await.expect("it is never closed").forget();
             self.ended.fetch_add(1, Ordering::SeqCst);

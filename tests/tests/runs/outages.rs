@@ -6,12 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
-use wfhost::agents::{
-    Call, CallFailure, CallObserver, CallOutput, Policy, Provider, ProviderPolicy, Providers, SeenCall,
-};
+use wfhost::agents::{CallObserver, Policy, ProviderPolicy, Providers, SeenCall};
 use wfhost::store::{
     Append, ClaimHow, Claimed, Fence, MessageBody, NewTranscript, Next, RunState, SessionId, SharedStore,
     SqliteOptions, SqliteStore, StoreError, TranscriptKind,
@@ -19,44 +15,14 @@ use wfhost::store::{
 use wfhost::why::Parallel;
 use wfhost::{Host, HostOptions, Notice, Observer, ResumeOptions, StartOptions, steps};
 use wfhost_core::policy::rate::Rate;
-use wfhost_core::{Event, Json, Reply, RunId, Step, TURN_AWAITED, TURN_TAKEN, Timestamp};
+use wfhost_core::{Event, Json, RunId, Step, TURN_AWAITED, TURN_TAKEN, Timestamp};
 use wfhost_tests::{Place, module};
 use wfhost_view::WhyView;
 
+use super::moments::{Held, info, signal};
+
 /// How long the session of the host lasts without being renewed.
 const LEASE_MS: u64 = 900;
-
-/// An agent that answers when it may.
-#[derive(Debug)]
-struct Held {
-    name: &'static str,
-    begun: AtomicUsize,
-    may: Semaphore,
-}
-
-impl Held {
-    fn new(name: &'static str) -> Arc<Self> {
-        Arc::new(Self { name, begun: AtomicUsize::new(0), may: Semaphore::new(0) })
-    }
-
-    fn begun(&self) -> usize {
-        self.begun.load(Ordering::SeqCst)
-    }
-}
-
-impl Provider for Held {
-    fn name(&self) -> &str {
-        self.name
-    }
-
-    fn call(&self, _: Call, _: CallOutput) -> BoxFuture<'_, Result<Reply, CallFailure>> {
-        Box::pin(async move {
-            self.begun.fetch_add(1, Ordering::SeqCst);
-            self.may.acquire().await.expect("it is never closed").forget();
-            Ok(Reply::new(self.name, Json::null()))
-        })
-    }
-}
 
 /// Sees what the store refuses, and whether that was for a run; and how often one was lost to another process.
 #[derive(Debug, Default)]
@@ -274,6 +240,65 @@ async fn an_answer_that_cannot_be_committed_is_committed_later() {
     scene.sql("DROP TRIGGER outage");
     scene.completes().await;
     assert_eq!(agent.begun(), 1);
+}
+
+/// The calls are dropped when the signal comes, which is the first commit; that of the drop is the second, if the program
+/// goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dropped_call_consumed_counts_though_it_cannot_be_committed_at_once() {
+    let on = json!({ "wait": { "name": "on" } });
+    for (goes_on, committed) in [(true, 1), (true, 2), (false, 1)] {
+        let agent = Held::costly("costly", 75);
+        let program = |mut calls: Vec<Value>| {
+            calls.push(json!({ "wait": { "name": "go" } }));
+            json!(if goes_on {
+                vec![json!({ "race": calls }), on.clone()]
+            } else {
+                vec![json!({ "race": calls })]
+            })
+        };
+        let scene = Scene::of(&[(&agent, ProviderPolicy::default())], program, "").await;
+        until("the call", async || agent.begun() == 1).await;
+        scene.sql(&format!(
+            "CREATE TABLE made (n);
+             CREATE TRIGGER outage BEFORE INSERT ON commits WHEN (SELECT count(*) FROM made) = {committed}
+                 BEGIN SELECT RAISE(ABORT, 'an outage'); END;
+             CREATE TRIGGER counts AFTER INSERT ON commits BEGIN INSERT INTO made VALUES (1); END"
+        ));
+        scene.host.post(&scene.run, signal("go")).await.expect("it is taken");
+        until("a commit that fails", async || scene.failures.any(true)).await;
+        scene.sql("DROP TRIGGER outage; DROP TRIGGER counts; DROP TABLE made");
+        let spent = async || info(&scene.other, &scene.run).await.spent.tokens;
+        if goes_on {
+            until("what it consumed to be recorded", async || spent().await > 0).await;
+            scene.host.post(&scene.run, signal("on")).await.expect("it is taken");
+        }
+        scene.completes().await;
+        assert_eq!((spent().await, agent.begun()), (75, 1), "{goes_on} {committed}");
+    }
+}
+
+/// The host loses the run, and with it the call, before it has it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_call_consumed_counts_that_was_stopped_because_another_process_had_the_run() {
+    let agent = Held::costly("costly", 75);
+    let scene = Scene::begin(&[(&agent, ProviderPolicy::default())], "").await;
+    until("the call", async || agent.begun() == 1).await;
+    let owner = wfhost::owner::this_process();
+    let session = scene.other.begin_session(&owner, 60_000).await.expect("a store");
+    let claimed = scene.other.claim(session, &scene.run, ClaimHow::Seize).await.expect("a store");
+    let Claimed::Yes(seized) = claimed else { panic!("{claimed:?}") };
+    scene.host.post(&scene.run, signal("s")).await.expect("it is taken");
+    until("the host to lose it", async || scene.failures.1.load(Ordering::SeqCst) == 1).await;
+    let next = Next::Release { waiting: None, trouble: None };
+    let append = Append::new(scene.run.clone(), session, seized.epoch, Timestamp(0), next);
+    scene.other.append(append).await.expect("the run is its own");
+    // It is made again, and what that consumes is not known to be all.
+    until("the call to be made again", async || agent.begun() == 2).await;
+    let spent = async || info(&scene.other, &scene.run).await.spent.tokens;
+    until("what it consumed to be recorded", async || spent().await == 75).await;
+    agent.may.add_permits(1);
+    scene.completes().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -151,7 +151,7 @@ impl Work for Faulty {
     }
 
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
-        self.told(async move { self.store.unpause(run).await }.boxed(), |_| vec![])
+        self.told(async move { self.store.unpause(run).await }.boxed(), |_| vec![Wake::Run(run.clone())])
     }
 
     /// Time passes meanwhile: it may take long until there is something.

@@ -102,6 +102,11 @@ impl Machine {
         }
     }
 
+    /// The run is not left after all: the calls that were withheld begin when they are due.
+    pub fn let_go(&mut self) {
+        self.steps.let_go();
+    }
+
     /// The steps that are to be stopped, since the last time.
     pub fn take_aborts(&mut self) -> Vec<Step> {
         self.steps.take_aborts().collect()

@@ -196,11 +196,15 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
     if is_undone(&failure) {
         return Err(CannotRetry::Undone);
     }
-    let request = standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));
-    if failure.kind == FailureKind::Cancelled
-        && let Some((from, _)) = request
-    {
-        return Ok(Retry { from, step: None });
+    if failure.kind == FailureKind::Cancelled {
+        let request = standing().find(|(_, event)| matches!(event, Event::CancelRequested { .. }));
+        if let Some((from, _)) = request {
+            return Ok(Retry { from, step: None });
+        }
+        // Somebody ended it where it stood, and no step of it is the cause, whatever that one says.
+        if stopped {
+            return Ok(Retry { from: end, step: None });
+        }
     }
     let same = |own: &crate::Failure| {
         let told = match own.message.as_str() {
@@ -215,8 +219,6 @@ pub fn plan_retry(journal: &Journal, step: Option<Step>, end_only: bool) -> Resu
     let first = first.filter(|_| failure.kind == FailureKind::BudgetExceeded);
     match first.or_else(|| failed.iter().rev().find(|(_, _, own)| same(own))) {
         Some((from, step, _)) => Ok(Retry { from: *from, step: Some(*step) }),
-        // Somebody ended it where it stood.
-        None if failure.kind == FailureKind::Cancelled && stopped => Ok(Retry { from: end, step: None }),
         None => Err(CannotRetry::OwnFault),
     }
 }

@@ -1,10 +1,12 @@
 //! What a run may spend and has spent, as its journal tells.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::entry::{Event, Origin, Recorded, Started};
 use crate::policy::budget::{Budget, Spent};
-use crate::{Position, Usage};
+use crate::{Position, Step, Usage};
 
 /// The sums after each entry that changed one of them, so that what a program
 /// reads depends on the entries that it has observed and on no other.
@@ -14,6 +16,8 @@ pub(super) struct Spending {
     sums: Vec<(Position, Spent)>,
     /// Of the run's own calls.
     own: Spent,
+    /// What attempts consumed that were dropped, as it was told last.
+    dropped: BTreeMap<(Step, u32), Usage>,
 }
 
 impl Spending {
@@ -27,13 +31,19 @@ impl Spending {
             budgets: vec![(Position(0), started.config.budget.unwrap_or_default())],
             sums: before,
             own: Spent::default(),
+            dropped: BTreeMap::new(),
         }
     }
 
     /// Takes in an entry. `is_call`: whether it belongs to an agent call.
     pub fn note(&mut self, position: Position, event: &Event, is_call: bool) {
         match event {
-            Event::AttemptFailed(failed) => self.add_usage(position, failed.usage),
+            Event::AttemptFailed(failed) => {
+                if let Some(usage) = failed.usage.filter(|_| failed.is_dropped()) {
+                    self.dropped.insert((failed.step, failed.attempt), usage);
+                }
+                self.add_usage(position, failed.usage);
+            }
             Event::Completed { outcome: Recorded::Ok(reply), .. } if is_call => {
                 self.add_usage(position, usage_of(reply.as_str()));
             }
@@ -60,6 +70,11 @@ impl Spending {
         // Time is not added up.
         let sum = self.spent(Position(u64::MAX)).plus(Spent { time_ms: 0, ..spent });
         self.sums.push((position, sum));
+    }
+
+    /// Whether it is recorded that this attempt consumed that and was dropped.
+    pub fn has_dropped(&self, step: Step, attempt: u32, usage: &Usage) -> bool {
+        self.dropped.get(&(step, attempt)) == Some(usage)
     }
 
     pub fn own(&self) -> Spent {

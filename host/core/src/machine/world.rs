@@ -75,10 +75,12 @@ impl Machine {
     }
 
     /// Nobody waits for an attempt at an agent call any more, or the host makes no use of it: what it consumed counts
-    /// all the same. Nothing else follows from it. False if that is nothing, or the run has ended.
+    /// all the same. Nothing else follows from it. False if that is nothing, if it was recorded before (whoever did that
+    /// may not know that he succeeded), or if the run has ended.
     pub fn drop_attempt(&mut self, dropped: DroppedAttempt, clock: Timestamp) -> bool {
         let DroppedAttempt { step, attempt, provider, usage } = dropped;
-        if self.has_ended() || usage == Usage::default() {
+        let is_known = self.spending.has_dropped(step, attempt, &usage);
+        if self.has_ended() || usage == Usage::default() || is_known {
             return false;
         }
         let failure = Failure { attempts: attempt, ..Failure::new(FailureKind::Cancelled, DROPPED) };

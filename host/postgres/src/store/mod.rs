@@ -12,6 +12,7 @@ mod work;
 
 use serde_json::Value;
 use tokio_postgres::Row as SqlRow;
+use wfhost_core::RunId;
 use wfhost_store::*;
 
 use crate::PostgresStore;
@@ -59,6 +60,12 @@ impl PostgresStore {
             self.shared.notices.tell(told, true);
             self.shared.notices.flush().await;
         }
+    }
+
+    /// Has whoever has the run look at it, or all hosts if nobody has it.
+    pub(super) async fn tell_of(&self, run: &RunId, to: Option<u64>) {
+        self.shared.notices.tell(Told { run: Some(run.clone()), to }, true);
+        self.shared.notices.flush().await;
     }
 
     /// Has all hosts look for what is due.

@@ -213,11 +213,15 @@ impl Work for PostgresStore {
 
     fn unpause<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<bool>> {
         async move {
-            let sql = "SELECT wf.unpause_1($1) WHERE wf.in_time_5($2)";
+            // Whoever advances it may be about to pause it.
+            let sql =
+                "SELECT wf.unpause_1($1), (SELECT h.session FROM wf.runs r JOIN wf.hot h ON h.run = r.run
+                           WHERE r.name = $1 AND NOT r.gone) WHERE wf.in_time_5($2)";
             let (rows, doubt) = self.pool.write(sql, &|| self.in_time(args_of![run.as_str()])).await?;
             let done = self.flag(&rows)? == Some(true) || doubt;
             if done {
-                self.tell_due().await;
+                let session = self.one(&rows, |row| row.maybe_int(1))?.flatten();
+                self.tell_of(run, session.map(|session| session as u64)).await;
             }
             Ok(done)
         }

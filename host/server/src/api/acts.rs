@@ -228,9 +228,8 @@ pub(crate) async fn resume(app: &App, caller: &Identity, run: &RunId) -> Result<
     if info.state.is_final() {
         return Err(HostError::Ended { run: info.id }.into());
     }
-    app.store().unpause(&info.id).await?;
     // Whoever is there goes on with it.
-    app.host().wake();
+    app.host().unpause(&info.id).await?;
     app.record(caller, "runs.resume", info.id.as_str(), "resumed").await?;
     Ok(info.id)
 }

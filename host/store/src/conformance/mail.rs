@@ -129,5 +129,18 @@ pub async fn an_inbox_is_read_in_parts_with_requests_first(stores: Vec<Shop>) {
         }
         let part = store.inbox(&id("big"), Part::Next).await.unwrap();
         assert_eq!((part.messages.len(), part.more), (1, true));
+        // One that is too large for any part is one, and hides none behind it.
+        create(&store, "huge", None).await.1.unwrap();
+        for bytes in [INBOX_BYTES + 1, 1] {
+            let payload = Json::string(&"x".repeat(bytes));
+            post(&store, "huge", MessageBody::Signal { name: "s".to_owned(), payload, id: None }).await;
+        }
+        for part in [Part::Next, Part::Behind(None)] {
+            let part = store.inbox(&id("huge"), part).await.unwrap();
+            assert_eq!((part.messages.len(), part.more), (1, true));
+        }
+        store.fence(store.mine, Fence::Dead).await.unwrap();
+        let opened = store.opened(store.other, "huge").await;
+        assert_eq!((opened.inbox.messages.len(), opened.inbox.more), (1, true));
     }
 }

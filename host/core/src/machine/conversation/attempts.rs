@@ -312,6 +312,7 @@ fn what_a_dropped_call_consumed_counts_from_where_that_stands() {
     let seen = |t: &Talk| t.m.observed().spent().tokens;
     assert!(t.m.drop_attempt(dropped(a, 1, 5), t.clock));
     assert!(!t.m.drop_attempt(dropped(a, 1, 0), t.clock), "nothing was consumed");
+    assert!(!t.m.drop_attempt(dropped(a, 1, 5), t.clock), "that was told");
     assert_eq!((t.m.spent(t.clock).tokens, t.m.spent_itself().tokens, seen(&t)), (5, 5, 0));
     t.m.complete(b, reply(10), t.clock);
     assert!(t.got(b).is_ok());
@@ -322,6 +323,9 @@ fn what_a_dropped_call_consumed_counts_from_where_that_stands() {
     assert_eq!((t.m.spent(t.clock).tokens, seen(&t)), (15, 0));
     assert!(t.got(b).is_ok());
     assert_eq!(seen(&t), 15);
+    // Whoever could not know whether it was committed tells it once more.
+    assert!(!t.m.drop_attempt(dropped(a, 1, 5), t.clock));
+    t.silent();
 }
 
 #[test]
@@ -426,6 +430,36 @@ fn a_call_that_had_not_begun_when_its_run_was_left_is_begun_by_the_next_host_wha
     t.ask(Op::Send { run: "r".to_owned(), name: "s".to_owned(), payload: Json::null() });
     t.pass(0);
     assert_eq!(t.work(), ["call 1 #1 pay", "call 2 #1 p", "do 3 #1 send"]);
+}
+
+#[test]
+fn a_call_that_had_not_begun_when_its_run_was_to_be_left_begins_when_it_is_not_left_after_all() {
+    let mut t = Talk::start();
+    t.ask(once("pay"));
+    t.agent("p");
+    t.ask(Op::Send { run: "r".to_owned(), name: "s".to_owned(), payload: Json::null() });
+    for _ in 0..2 {
+        t.m.put_off_starts("the run was paused", t.clock);
+        t.pass(1_000);
+        assert!(t.m.withholds() && t.m.next_deadline().is_none());
+        t.m.let_go();
+        assert!(!t.m.withholds());
+        // One that was to begin is put off once more.
+        t.pass(0);
+    }
+    assert_eq!(t.told()[3..], [["postponed", "postponed", "attempted 1 1", "attempted 2 1"]; 2].concat());
+    assert_eq!(t.work(), ["do 3 #1 send", "call 1 #1 pay", "call 2 #1 p"]);
+    // Those that were made are not affected, and what is replayed is the same.
+    t.m.let_go();
+    t.pass(1_000);
+    assert_eq!(t.work(), [""; 0]);
+    t.reopen();
+    t.ask(once("pay"));
+    t.agent("p");
+    t.ask(Op::Send { run: "r".to_owned(), name: "s".to_owned(), payload: Json::null() });
+    let again = t.work();
+    assert!(again[0].starts_with("fail 1 unknown-outcome"), "{again:?}");
+    assert_eq!(again[1..], ["call 2 #2 p", "do 3 #1 send"]);
 }
 
 #[test]

@@ -182,6 +182,31 @@ fn what_was_cancelled_without_a_request_is_tried_again_at_the_step_that_was() {
 }
 
 #[test]
+fn what_was_terminated_goes_on_where_it_stood_though_a_step_of_it_had_been_terminated_too() {
+    for why in ["terminated", "terminated: for good"] {
+        let mut t = Talk::start();
+        let child = t.agent("a");
+        t.work();
+        t.m.complete(child, failed(FailureKind::Cancelled, "terminated"), t.clock);
+        t.see(child);
+        let paid = t.agent("b");
+        t.work();
+        t.answer(paid, "B");
+        t.see(paid);
+        let open = t.agent("c");
+        t.work();
+        assert!(t.m.terminate(Failure::new(FailureKind::Cancelled, why), t.clock));
+        retry(&mut t, None, false).unwrap();
+        let again = [t.agent("a"), t.agent("b"), t.agent("c")];
+        assert_eq!(again, [child, paid, open]);
+        assert_eq!(t.got(child), failed(FailureKind::Cancelled, "terminated"));
+        assert_eq!(t.got(paid), said("B"));
+        t.waits(open);
+        assert_eq!(t.work(), ["call 3 #2 c"], "{why}");
+    }
+}
+
+#[test]
 fn a_failure_without_a_message_is_the_cause_of_none_that_says_something() {
     let mut t = Talk::start();
     let handled = t.agent("a");

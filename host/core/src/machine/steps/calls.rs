@@ -146,6 +146,13 @@ impl Steps {
         }
     }
 
+    /// Those that cannot be made here wait for their time again.
+    pub(in crate::machine) fn let_go(&mut self) {
+        for step in std::mem::take(&mut self.withheld) {
+            self.delayed.extend(self.states.get(&step).and_then(|state| state.delay).map(|at| (at, step)));
+        }
+    }
+
     pub(in crate::machine) fn withholds(&self) -> bool {
         !self.withheld.is_empty()
     }
