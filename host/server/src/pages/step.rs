@@ -304,7 +304,7 @@ mod tests {
     fn each_attempt_has_its_own_failure_beside_it() {
         let told = |events| {
             let charted = charted(events);
-            let tried = tried(&charted.bars[0], &StepView::of(&charted.infos[0]));
+            let tried = tried(&charted.bars[0], &StepView::of(&charted.infos[0]), Timestamp(0));
             tried.into_iter().map(|one| (one.number, one.state, one.failure)).collect::<Vec<_>>()
         };
         let retried = || Event::Retried { from: Position(1), step: Some(Step(1)), emissions: 0 };
