@@ -279,18 +279,19 @@ mod tests {
             run(dir, &["commit", "-q", "-m", "first"]);
         }
         assert!(is_clean(&outer));
-        let pwned = outer.join(".git/pwned");
-        run(&inner, &["config", "filter.f.clean", &format!("touch {}; cat", pwned.display())]);
-        // Git has to read it to know whether it is another one.
-        let file = std::fs::File::options().write(true).open(inner.join("file")).unwrap();
-        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-        assert!(is_clean(&outer) && !pwned.exists(), "the repository had something run");
-        std::fs::write(inner.join("file"), "other text").unwrap();
-        assert!(!is_clean(&outer) && !pwned.exists());
-        std::fs::write(inner.join("file"), "text").unwrap();
-        assert!(is_clean(&outer));
         std::fs::write(inner.join("new"), "text").unwrap();
         assert!(!is_clean(&outer));
+        std::fs::remove_file(inner.join("new")).unwrap();
+        assert!(is_clean(&outer));
+        let pwned = outer.join(".git/pwned");
+        run(&inner, &["config", "filter.f.clean", &format!("touch {}; cat", pwned.display())]);
+        // To know whether it is another one it has to be read.
+        let file = std::fs::File::options().write(true).open(inner.join("file")).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        is_clean(&outer);
+        assert!(!pwned.exists(), "the repository had something run");
+        std::fs::write(inner.join("file"), "other text").unwrap();
+        assert!(!is_clean(&outer) && !pwned.exists());
         // One that is not checked out is as it was committed.
         std::fs::remove_dir_all(&inner).unwrap();
         std::fs::create_dir(&inner).unwrap();
