@@ -360,6 +360,7 @@ async fn a_driver_that_has_committed_that_it_leaves_refuses_nobody() {
         options.observer = Some(Arc::clone(&failed) as _);
         options.providers.add(Arc::new(script));
     });
+    let module = probe(&lingers).await;
     let program = json!([{ "agent_or_fail": { "prompt": "p", "providers": ["scripted"] } }]);
     let handle = lingers.start(&module, starting("failed", program), None).await.expect("a run");
     let again = lingers.retry(&handle.id, None, ResumeOptions::default());

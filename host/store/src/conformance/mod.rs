@@ -207,6 +207,8 @@ impl Shop {
     /// Claims what is due for the second host.
     pub async fn due(&self, limit: usize, wanted: Wanted) -> (Vec<String>, bool, Option<u64>) {
         let due = self.claim_due(self.other, limit, wanted).await.unwrap();
+        // Nobody else claims any.
+        assert_eq!(due.any, due.more || !due.runs.is_empty(), "{due:?}");
         let runs = due.runs.iter().map(|run| run.as_ref().unwrap().run.to_string()).collect();
         (runs, due.more, due.next_in_ms)
     }
