@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tower::ServiceExt;
 use wfhost::agents::SecretSource;
 use wfhost::schedule::{CatchUp, Overlap, Schedule, When};
-use wfhost::store::{Clock, MemStore, SharedStore};
+use wfhost::store::{Clock, MemStore, NewRun, SharedStore};
 use wfhost::{Host, HostOptions, clock};
 use wfhost_config::{Delivers, Scheme, Webhook};
-use wfhost_core::{Json, RunConfig, Timestamp};
+use wfhost_core::{Json, Machine, RunConfig, Started, Timestamp};
 
 use crate::app::At;
 use crate::{Address, App, Defaults, Options, router};
@@ -130,13 +130,28 @@ async fn times_are_those_of_the_store_whatever_the_clock_of_the_server_shows() {
             last: None,
         };
         assert!(store.put_schedule(hourly, false).await.unwrap());
+        let started = Started {
+            run: "r".parse().unwrap(),
+            workflow: "w".to_owned(),
+            module,
+            input: Json::null(),
+            seed: [7; 32],
+            config: RunConfig::default(),
+            labels: Vec::new(),
+            parent: None,
+            child: None,
+            origin: None,
+        };
+        let mut machine = Machine::start(started, began);
+        let rows = vec![machine.take_unsaved().unwrap().into()];
+        store.create(NewRun::new(&machine, rows)).await.unwrap();
         let router = serve(&store).await;
         let in_an_hour = clock::rfc3339(began.after(HOUR_MS));
 
         let resumed = post(&router, "/api/v1/schedules/hourly/resume", json!({})).await;
         assert_eq!(resumed["next"][0], in_an_hour);
 
-        let asked = json!({ "workflow": "w", "expires": "1h" });
+        let asked = json!({ "run": "r", "signal": "s", "expires": "1h" });
         let callback = post(&router, "/api/v1/callbacks", asked).await;
         assert_eq!(callback["expires_at"], in_an_hour);
         let url = callback["url"].as_str().unwrap();
