@@ -31,13 +31,9 @@ impl Host {
         let cannot = |reason| HostError::CannotRetry { run: id.clone(), reason };
         let journal = self.inner.journal(id).await?;
         let plan = plan_retry(&journal, step, false).map_err(cannot)?;
-        if let Some(step) = plan.step {
-            self.retry_child(id, step).await?;
-        }
-        self.retry_cancelled_children(id, &plan, journal).await?;
         let _room = self.inner.room().await;
         let Reopened { in_hand, opened, current, back } = self.reopen(id).await?;
-        match self.ready_again(*opened, current, step, options.budget).await {
+        match self.ready_again(*opened, current, step, options.budget, (plan, journal)).await {
             Ok(ready) => Ok(self.follow(in_hand, ready, options)),
             Err(error) => Err(self.stays_ended(in_hand, back, error).await),
         }
@@ -82,16 +78,21 @@ impl Host {
         self.inner.take_up(opened, current, &plan, journal).await
     }
 
-    /// A claimed run that is tried again at that step.
+    /// A claimed run that is tried again at that step. `before`: the journal as it was looked up, and what that says of
+    /// its children.
     async fn ready_again(
         &self,
         mut opened: Opened,
         current: Current,
         step: Option<Step>,
         budget: Option<Budget>,
+        before: (RetryPlan, Journal),
     ) -> Result<Ready, HostError> {
         let (mut machine, append) = self.tried_again(&mut opened, &current, step).await?;
         let module = self.inner.module(&opened.run, opened.module, &machine.started().workflow).await?;
+        // Not before it is known that their parent goes on: else they would work, and be paid, for nobody.
+        let (plan, journal) = before;
+        self.retry_children(&opened.run, &plan, journal).await?;
         self.inner.append_taken_up(&mut opened, append).await?;
         self.change_budget(&mut machine, budget);
         let Opened { epoch, inbox, project, imported, place, .. } = opened;
@@ -99,14 +100,21 @@ impl Host {
         Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
     }
 
-    /// If the step is a child that failed, that one is tried again first.
-    async fn retry_child(&self, parent: &RunId, step: Step) -> Result<(), HostError> {
-        let child = self.store().ended_children(parent, &[step]).await?.pop();
-        if let Some(child) = child.filter(|info| matches!(info.outcome, Some(Err(_)))) {
-            let options = ResumeOptions::default();
-            Box::pin(self.retry(&child.id, None, options)).await?;
+    /// Tries the children of a run again that it is to be tried again with: the one that it failed of, and those that
+    /// were cancelled with it.
+    async fn retry_children(
+        &self,
+        parent: &RunId,
+        plan: &RetryPlan,
+        journal: Journal,
+    ) -> Result<(), HostError> {
+        if let Some(step) = plan.step
+            && let Some(child) = self.store().ended_children(parent, &[step]).await?.pop()
+            && matches!(child.outcome, Some(Err(_)))
+        {
+            Box::pin(self.retry_released(&child.id)).await?;
         }
-        Ok(())
+        self.retry_cancelled_children(parent, plan, journal).await
     }
 
     /// Children that were cancelled as the run ended, of which it knows nothing after the retry, are tried again with
@@ -164,23 +172,35 @@ impl Host {
         if !ended_with_parent(&journal) {
             return Ok(false);
         }
+        self.retry_released(child).await.map(|()| true)
+    }
+
+    /// Tries a child again, and has it be due for any host: this one may have no room, as it drives its parent.
+    async fn retry_released(&self, child: &RunId) -> Result<(), HostError> {
+        let journal = self.inner.journal(child).await?;
         let cannot = |reason| HostError::CannotRetry { run: child.clone(), reason };
         let plan = plan_retry(&journal, None, false).map_err(cannot)?;
-        self.retry_cancelled_children(child, &plan, journal).await?;
         let Reopened { in_hand, opened, current, back } = self.reopen(child).await?;
-        match self.release_again(*opened, current).await {
+        match self.release_again(*opened, current, (plan, journal)).await {
             Ok(()) => {
                 in_hand.let_go();
                 self.inner.work.notify_one();
-                Ok(true)
+                Ok(())
             }
             Err(error) => Err(self.stays_ended(in_hand, back, error).await),
         }
     }
 
-    /// Has a claimed run that is tried again be due, for any host: this one may have no room, as it drives its parent.
-    async fn release_again(&self, mut opened: Opened, current: Current) -> Result<(), HostError> {
+    /// Has a claimed run that is tried again be due.
+    async fn release_again(
+        &self,
+        mut opened: Opened,
+        current: Current,
+        before: (RetryPlan, Journal),
+    ) -> Result<(), HostError> {
         let (_, append) = self.tried_again(&mut opened, &current, None).await?;
+        let (plan, journal) = before;
+        self.retry_children(&opened.run, &plan, journal).await?;
         let next = Next::Release { waiting: None, trouble: None };
         Ok(self.inner.append_taken_up(&mut opened, Append { next, ..append }).await?)
     }
