@@ -250,7 +250,7 @@ impl<T: Clone + Send + 'static> Calls<T> {
     }
 
     /// Whether the next drive has something of these.
-    fn is_empty(&self) -> bool {
+    fn has_nothing(&self) -> bool {
         let state = lock(&self.state);
         state.under_way.is_empty()
             && state.ended.is_empty()
@@ -355,7 +355,7 @@ impl<T: Clone + Send + 'static> Registry<T> {
     /// Keeps the calls of a run that had to be left, for some time.
     pub fn keep(self: &Arc<Self>, run: &RunId, calls: Arc<Calls<T>>) {
         calls.restore();
-        if calls.is_empty() {
+        if calls.has_nothing() {
             lock(&self.runs).remove(run);
             return;
         }

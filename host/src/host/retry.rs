@@ -202,7 +202,7 @@ impl Host {
         let (plan, journal) = before;
         self.retry_children(&opened.run, &plan, journal).await?;
         let next = Next::Release { waiting: None, trouble: None };
-        Ok(self.inner.append_taken_up(&mut opened, Append { next, ..append }).await?)
+        self.inner.append_taken_up(&mut opened, Append { next, ..append }).await
     }
 }
 
