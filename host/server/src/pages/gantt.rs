@@ -337,7 +337,10 @@ pub(super) mod tests {
     }
 
     /// The states of the attempts with when each ended, and the marks.
-    fn seen(charted: &Charted) -> (Vec<(&'static str, Option<u64>)>, Vec<(u64, &'static str)>) {
+    /// How the attempts of the first step ended, and the marks.
+    type Seen = (Vec<(&'static str, Option<u64>)>, Vec<(u64, &'static str)>);
+
+    fn seen(charted: &Charted) -> Seen {
         let attempts = charted.bars[0].attempts.iter().map(|one| (one.state, one.to));
         (attempts.collect(), charted.marks.iter().map(|mark| (mark.at, mark.what)).collect())
     }
