@@ -337,7 +337,6 @@ pub(super) mod tests {
     }
 
     /// The states of the attempts with when each ended, and the marks.
-    /// How the attempts of the first step ended, and the marks.
     type Seen = (Vec<(&'static str, Option<u64>)>, Vec<(u64, &'static str)>);
 
     fn seen(charted: &Charted) -> Seen {
