@@ -132,21 +132,6 @@ fn a_retry_takes_up_a_cancelled_child_that_has_yet_to_end() {
     assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
 }
 
-/// It would work, and be paid, for nobody.
-#[test]
-fn a_retry_that_fails_begins_no_child_again() {
-    let place = Place::in_file();
-    left_alone(&place);
-    place.run(["resume", "p.1"]);
-    assert_eq!(state(&place, "p.1").as_deref(), Some("cancelled"));
-    place.change("DELETE FROM modules", "");
-    let quick = place.script(json!({ "default": { "reply": "ok" } }));
-    let ran = place.run(["retry", "p", "--agents", &quick]);
-    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
-    let states = ["p", "p.1"].map(|run| state(&place, run).unwrap());
-    assert_eq!(states, ["cancelled"; 2], "{}", ran.stderr());
-}
-
 fn import(from: &Place, to: &Place, run: &str) {
     let file = from.path(&format!("{run}.jsonl")).display().to_string();
     assert_eq!(from.run(["db", "export", run, &file]).code(), Some(0));
