@@ -229,7 +229,9 @@ fn a_failed_run_that_goes_on_with_other_code_takes_its_cancelled_child_along() {
     for has_ended in [true, false] {
         let place = Place::new();
         let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
-        let script = place.script(json!({ "rules": [slow], "default": { "reply": "ok" } }));
+        // The child has begun its call when its parent ends.
+        let later = json!({ "match": "quick", "reply": "ok", "delay_ms": 1_000 });
+        let script = place.script(json!({ "rules": [slow, later], "default": { "reply": "ok" } }));
         with_fault(
             &place,
             json!({ "hold": child_of_version_0(&json!([{ "must_agent": "slow" }])) }),
