@@ -206,8 +206,9 @@ impl Course {
             Phase::Live => Do::Wait,
             Phase::Resting(rest) if self.untouched => Do::Leave(rest),
             Phase::Resting(_) if std::mem::take(&mut self.unsettled) => Do::Commit,
-            // A request to stop goes before one to be left alone, and that may have been withdrawn.
-            Phase::Resting(Rest::Paused) if std::mem::take(&mut self.mail) => Do::ReadMail,
+            // A request to stop goes before one to be left alone, and that may have been withdrawn; and calls of a run
+            // that is to stop are not waited for.
+            Phase::Resting(Rest::Paused | Rest::Leaving) if std::mem::take(&mut self.mail) => Do::ReadMail,
             Phase::Resting(Rest::Now) => Do::Leave(Rest::Now),
             Phase::Resting(rest) if sight.calls == 0 => Do::Leave(rest),
             Phase::Resting(_) => Do::Wait,
@@ -379,6 +380,19 @@ mod tests {
         // It may change its mind as often as it likes.
         course.rest(Rest::Paused);
         assert_eq!((course.next(&WAITS), course.next(&WAITS)), (Do::Commit, Do::Leave(Rest::Paused)));
+    }
+
+    #[test]
+    fn who_leaves_a_run_and_waits_for_its_calls_looks_whether_it_is_to_stop() {
+        let mut course = live();
+        course.mail();
+        course.rest(Rest::Leaving);
+        let all = [Do::Commit, Do::ReadMail, Do::Wait];
+        assert_eq!(all.map(|_| course.next(&CALLS)), all);
+        course.mail();
+        assert_eq!(course.next(&CALLS), Do::ReadMail);
+        course.rest(Rest::Now);
+        assert_eq!([course.next(&CALLS), course.next(&CALLS)], [Do::Commit, Do::Leave(Rest::Now)]);
     }
 
     #[test]

@@ -113,6 +113,14 @@ impl Driver<'_> {
         Ok(())
     }
 
+    /// Calls of a run that is to stop are not waited for by a host that leaves it: whoever has it next ends it.
+    pub(super) async fn look_for_a_stop(&mut self) -> Result<(), DriveError> {
+        if asks_to_stop(&self.drive.store.inbox(self.drive.run, Part::Next).await?) {
+            self.course.rest(Rest::Now);
+        }
+        Ok(())
+    }
+
     /// The run is not to be paused after all: it goes on beside the calls that are under way, and those that were taken
     /// back begin.
     fn go_on_unpaused(&mut self) {

@@ -337,6 +337,9 @@ impl Driver<'_> {
             let sight = self.sight();
             match self.course.next(&sight) {
                 Do::ComeThrough => self.come_through().await,
+                Do::ReadMail if self.course.phase() == Phase::Resting(Rest::Leaving) => {
+                    self.look_for_a_stop().await?;
+                }
                 Do::ReadMail => self.read_inbox().await?,
                 Do::MeetChildren => self.meet_children().await?,
                 Do::Commit if self.course.runs() => {
