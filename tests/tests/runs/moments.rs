@@ -288,15 +288,19 @@ async fn a_new_budget_for_a_run_that_the_host_drives_is_refused() {
     let agent = Held::new("held");
     let host = host(&place, &[&agent], |_| {});
     let module = probe(&host).await;
-    let handle = host.start(&module, starting("r", json!([calling("held")])), None).await.expect("a run");
+    // It waits for the signal by the time that it is paused, and does not end before.
+    let program = json!([calling("held"), waiting("go")]);
+    let handle = host.start(&module, starting("r", program), None).await.expect("a run");
     until("the call", async || agent.begun() == 1).await;
     let options = || ResumeOptions { budget: Some(tokens(5)), ..ResumeOptions::default() };
     let refused = host.resume(&handle.id, options()).await;
     assert!(matches!(refused, Err(HostError::Driven { .. })), "{refused:?}");
-    host.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
     agent.may.add_permits(1);
+    until("the call's end", async || agent.ended() == 1).await;
+    host.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
     until("the pause", async || info(host.store(), &handle.id).await.state == RunState::Paused).await;
     let mut handle = host.resume(&handle.id, options()).await.expect("nobody drives it");
+    host.post(&handle.id, signal("go")).await.expect("it is taken");
     assert!(matches!(ending(&mut handle).await, Ok(Ending::Finished(_))));
 }
 
@@ -345,13 +349,14 @@ async fn a_driver_that_has_committed_that_it_leaves_refuses_nobody() {
 
     let lingers = host(&place, &[&agent], |options| options.observer = Some(Arc::clone(&paused) as _));
     let module = probe(&lingers).await;
-    let program = json!([calling("held")]);
+    let program = json!([calling("held"), waiting("go")]);
     let handle = lingers.start(&module, starting("paused", program), None).await.expect("a run");
-    until("the call", async || agent.begun() == 1).await;
-    lingers.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
     agent.may.add_permits(1);
+    until("the call", async || agent.ended() == 1).await;
+    lingers.post(&handle.id, MessageBody::Pause).await.expect("it is taken");
     let options = ResumeOptions { budget: Some(tokens(5)), ..ResumeOptions::default() };
     let mut handle = paused.goes_during(lingers.resume(&handle.id, options)).await.expect("nobody has it");
+    lingers.post(&handle.id, signal("go")).await.expect("it is taken");
     assert!(matches!(ending(&mut handle).await, Ok(Ending::Finished(Ok(_)))));
 
     let script = json!({ "default": { "fail": { "kind": "rejected", "times": u64::MAX } } }).to_string();
