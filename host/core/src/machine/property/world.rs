@@ -11,8 +11,8 @@ pub(super) struct World {
     pub clock: Timestamp,
     choices: Vec<u8>,
     next: usize,
-    /// Calls that were begun, with the attempt.
-    running: BTreeMap<Step, u32>,
+    /// What was begun; of calls the attempt, whose number no other one of the same step has.
+    running: BTreeMap<Step, Option<u32>>,
     /// Children that this execution started.
     children: BTreeSet<Step>,
     /// Nothing happens by itself.
@@ -76,13 +76,16 @@ impl World {
         }
         for work in machine.take_work(self.clock) {
             match work {
-                Work::Execute { step, attempt, .. } => {
+                Work::Execute { step, attempt, op } => {
                     assert!(machine.open_steps().any(|open| open.step == step), "only open steps are begun");
+                    let attempt = matches!(op, Op::Agent(_)).then_some(attempt);
                     assert_eq!(self.running.insert(step, attempt), None, "a step is begun once");
                 }
                 Work::Fail { step, .. } => panic!("step {step} can be carried out"),
                 Work::Abort { step } => {
                     let attempt = self.running.remove(&step).expect("only what was begun is stopped");
+                    // Nothing else consumes anything.
+                    let Some(attempt) = attempt else { continue };
                     let usage = Usage { input_tokens: step.0 % 3, ..Usage::default() };
                     let dropped = DroppedAttempt { step, attempt, provider: "p".to_owned(), usage };
                     assert_eq!(machine.drop_attempt(dropped, self.clock), !step.0.is_multiple_of(3));
