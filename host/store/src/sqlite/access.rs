@@ -16,7 +16,7 @@ type Result<T> = rusqlite::Result<T>;
 
 impl Access for SqliteStore {
     fn secret(&self) -> BoxFuture<'_, StoreResult<[u8; 32]>> {
-        async move { self.read(secret) }.boxed()
+        async move { self.read_briefly(secret) }.boxed()
     }
 
     fn put_token(&self, token: Token) -> BoxFuture<'_, StoreResult<()>> {

@@ -17,7 +17,7 @@ impl Extras for SqliteStore {
         async move {
             let (digest, now) = (Digest::of(bytes), self.clock.now());
             let lately = write::millis(Timestamp(now.0.saturating_sub(BLOB_RENEWED_MS)));
-            if self.read(|c| read::has_module(c, digest, lately))? {
+            if self.read_briefly(|c| read::has_module(c, digest, lately))? {
                 return Ok(digest);
             }
             let (name, bytes) = (name.to_owned(), bytes.to_owned());
@@ -42,11 +42,11 @@ impl Extras for SqliteStore {
     }
 
     fn module_info(&self, digest: Digest) -> BoxFuture<'_, Result<Option<ModuleInfo>>> {
-        async move { self.read(|c| read::module_info(c, digest)) }.boxed()
+        async move { self.read_briefly(|c| read::module_info(c, digest)) }.boxed()
     }
 
     fn module_named<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<ModuleInfo>>> {
-        async move { self.read(|c| read::module_named(c, name)) }.boxed()
+        async move { self.read_briefly(|c| read::module_named(c, name)) }.boxed()
     }
 
     fn modules(&self) -> BoxFuture<'_, Result<Vec<ModuleInfo>>> {
@@ -61,7 +61,7 @@ impl Extras for SqliteStore {
         async move {
             let (digest, now) = (Digest::of(bytes), self.clock.now());
             let lately = write::millis(Timestamp(now.0.saturating_sub(BLOB_RENEWED_MS)));
-            if self.read(|c| read::has_blob(c, digest, lately))? {
+            if self.read_briefly(|c| read::has_blob(c, digest, lately))? {
                 return Ok(digest);
             }
             let bytes = bytes.to_owned();
@@ -108,7 +108,7 @@ impl Extras for SqliteStore {
     }
 
     fn kept_answer(&self, key: Digest) -> BoxFuture<'_, Result<Option<(Timestamp, Json)>>> {
-        async move { self.read(|c| read::kept_answer(c, key)) }.boxed()
+        async move { self.read_briefly(|c| read::kept_answer(c, key)) }.boxed()
     }
 
     fn delete_old_answers(&self, before: Timestamp) -> BoxFuture<'_, Result<usize>> {
@@ -139,7 +139,9 @@ impl Extras for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<DueSchedules>> {
         async move {
-            self.read(|c| read::due_schedules(c, write::millis(self.clock.now()), behind.as_ref(), limit))
+            self.read_briefly(|c| {
+                read::due_schedules(c, write::millis(self.clock.now()), behind.as_ref(), limit)
+            })
         }
         .boxed()
     }
@@ -154,7 +156,7 @@ impl Extras for SqliteStore {
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<String>> {
-        let read = || self.read(|c| c.query_row("SELECT id FROM identity", [], |row| row.get(0)));
+        let read = || self.read_briefly(|c| c.query_row("SELECT id FROM identity", [], |row| row.get(0)));
         async move { read() }.boxed()
     }
 

@@ -22,7 +22,7 @@ impl Mail for SqliteStore {
     }
 
     fn inbox<'a>(&'a self, run: &'a RunId, part: Part) -> BoxFuture<'a, StoreResult<Inbox>> {
-        async move { self.read(|c| read::inbox_of(c, run, part)) }.boxed()
+        async move { self.read_briefly(|c| read::inbox_of(c, run, part)) }.boxed()
     }
 }
 

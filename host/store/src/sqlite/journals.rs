@@ -40,7 +40,7 @@ impl Journals for SqliteStore {
     }
 
     fn last_place(&self) -> BoxFuture<'_, Result<u64>> {
-        async move { self.read(journal::last) }.boxed()
+        async move { self.read_briefly(journal::last) }.boxed()
     }
 
     fn import(&self, run: ImportedRun) -> BoxFuture<'_, Result<()>> {

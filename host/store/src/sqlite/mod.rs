@@ -103,6 +103,16 @@ impl SqliteStore {
         self.read(|c| c.prepare_cached("SELECT 1 FROM deleted WHERE name = ?1")?.exists([run.as_str()]))
     }
 
+    /// Reads what takes microseconds. While nothing else is read beside it, the writer does that as long as it is free:
+    /// most processes live for milliseconds, and each connection parses the whole schema.
+    fn read_briefly<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let is_alone = self.readers.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if is_alone && let Some(connection) = self.writer.connection() {
+            return work(&connection).map_err(|error| classify(&self.path, error));
+        }
+        self.read(work)
+    }
+
     /// Reads with a connection of the pool: never waits for the writer.
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let failed = |error| classify(&self.path, error);
@@ -201,6 +211,19 @@ pub(super) fn bound_answers(c: &Connection, bytes: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_brief_read_takes_a_connection_of_its_own_only_if_the_writer_has_none_to_spare() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap();
+        let readers = || store.readers.lock().unwrap().len();
+        let run = || store.read_briefly(|c| c.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)));
+        assert_eq!((run(), readers()), (Ok(0), 0));
+        let writing = store.writer.connection().unwrap();
+        assert_eq!((run(), readers()), (Ok(0), 1), "it does not wait for the writer");
+        drop(writing);
+        assert_eq!((run(), readers()), (Ok(0), 1));
+    }
 
     #[test]
     fn a_backup_takes_the_place_of_nothing() {

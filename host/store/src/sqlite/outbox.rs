@@ -34,7 +34,7 @@ impl Outbox for SqliteStore {
     }
 
     fn cursors(&self) -> BoxFuture<'_, StoreResult<Vec<Cursor>>> {
-        async move { self.read(|c| cursors(c, self.clock.now())) }.boxed()
+        async move { self.read_briefly(|c| cursors(c, self.clock.now())) }.boxed()
     }
 
     fn drop_cursor<'a>(&'a self, name: &'a str) -> BoxFuture<'a, StoreResult<bool>> {
@@ -54,7 +54,7 @@ impl Outbox for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'a, StoreResult<Vec<Delivery>>> {
         async move {
-            if !self.read(|c| any_due(c, sink, self.clock.now()))? {
+            if !self.read_briefly(|c| any_due(c, sink, self.clock.now()))? {
                 return Ok(Vec::new());
             }
             let (sink, clock) = (sink.to_owned(), Arc::clone(&self.clock));

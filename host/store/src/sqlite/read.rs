@@ -332,13 +332,18 @@ fn message(row: &SqlRow<'_>) -> Result<Message> {
     Ok(Message { id: MessageId(row.get(0)?), at: time(row, 1)?, body })
 }
 
-/// The runs with messages behind that one.
-pub(super) fn addressed(c: &Connection, after: i64) -> Result<(Vec<RunId>, i64)> {
+/// The number of the last message to a run; 0 if there was none.
+pub(super) fn last_message(c: &Connection) -> Result<i64> {
     let last = c
         .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'inbox'")?
         .query_row([], |row| row.get(0))
-        .optional()?
-        .unwrap_or(0);
+        .optional()?;
+    Ok(last.unwrap_or(0))
+}
+
+/// The runs with messages behind that one, and the last of these.
+pub(super) fn addressed(c: &Connection, after: i64) -> Result<(Vec<RunId>, i64)> {
+    let last = last_message(c)?;
     let mut statement = c.prepare_cached(
         "SELECT DISTINCT r.name FROM inbox i CROSS JOIN runs r ON r.id = i.run WHERE i.id > ?1 AND i.id <= ?2",
     )?;

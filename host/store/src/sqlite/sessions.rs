@@ -32,7 +32,7 @@ impl Sessions for SqliteStore {
     }
 
     fn sessions(&self) -> BoxFuture<'_, StoreResult<Vec<Session>>> {
-        async move { self.read(|c| all(c, self.clock.as_ref())) }.boxed()
+        async move { self.read_briefly(|c| all(c, self.clock.as_ref())) }.boxed()
     }
 
     fn fence(&self, session: SessionId, fence: Fence) -> BoxFuture<'_, StoreResult<u64>> {
@@ -45,7 +45,7 @@ impl Sessions for SqliteStore {
     }
 
     fn held(&self, session: SessionId) -> BoxFuture<'_, StoreResult<Vec<(RunId, Epoch)>>> {
-        async move { self.read(|c| held(c, session)) }.boxed()
+        async move { self.read_briefly(|c| held(c, session)) }.boxed()
     }
 
     fn end_session(&self, session: SessionId) -> BoxFuture<'_, StoreResult<u64>> {

@@ -10,7 +10,7 @@ use crate::*;
 
 impl Views for SqliteStore {
     fn run<'a>(&'a self, run: &'a RunId) -> BoxFuture<'a, Result<Option<RunInfo>>> {
-        async move { self.read(|c| read::run(c, run, self.clock.as_ref())) }.boxed()
+        async move { self.read_briefly(|c| read::run(c, run, self.clock.as_ref())) }.boxed()
     }
 
     fn list_runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<Listed>> {

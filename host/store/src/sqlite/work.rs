@@ -44,7 +44,7 @@ impl Work for SqliteStore {
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>> {
         async move {
             // Most looks find nothing: those write nothing.
-            let (any, next_in_ms) = self.read(|c| claims::look(c, &wanted, self.clock.as_ref()))?;
+            let (any, next_in_ms) = self.read_briefly(|c| claims::look(c, &wanted, self.clock.as_ref()))?;
             if !any || limit == 0 {
                 return Ok(Due { runs: Vec::new(), any, more: any, next_in_ms });
             }
@@ -98,14 +98,15 @@ impl Work for SqliteStore {
                     None => seen.version,
                 };
                 if version != seen.version {
-                    let (runs, last) = self.read_at_once(|c| read::addressed(c, seen.message))?;
-                    let first = seen.version.is_none();
+                    if seen.version.is_none() {
+                        let message = self.read_briefly(read::last_message)?;
+                        *seen = Seen { version, message, soon: seen.soon };
+                        return Ok(vec![Wake::Gap]);
+                    }
+                    let (runs, last) = self.read_briefly(|c| read::addressed(c, seen.message))?;
                     // Messages often come in series, and their senders wait for answers.
                     let soon = if runs.is_empty() { seen.soon } else { WATCH_SOON_TIMES };
                     *seen = Seen { version, message: last, soon };
-                    if first {
-                        return Ok(vec![Wake::Gap]);
-                    }
                     let runs = runs.into_iter().map(Wake::Run);
                     return Ok(runs.chain([Wake::Due]).collect());
                 }

@@ -257,10 +257,15 @@ impl Writer {
         self.shared.commits()
     }
 
+    /// The connection that writes, while it does not.
+    pub(super) fn connection(&self) -> Option<MutexGuard<'_, Connection>> {
+        self.shared.connection.try_lock().ok()
+    }
+
     /// `PRAGMA data_version` as the writing connection sees it, so that the
     /// commits of this process do not count; none while it is committing.
     pub(super) fn foreign_version(&self) -> Option<rusqlite::Result<u64>> {
-        let connection = self.shared.connection.try_lock().ok()?;
+        let connection = self.connection()?;
         let mut statement = match connection.prepare_cached("PRAGMA data_version") {
             Ok(statement) => statement,
             Err(error) => return Some(Err(error)),
