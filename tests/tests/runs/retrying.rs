@@ -161,10 +161,10 @@ fn a_child_that_has_undone_its_work_is_not_tried_again_with_its_parent() {
     let quick = place.script(json!({ "default": { "reply": "ok" } }));
     let ran = place.run(["retry", "p", "--agents", &quick]);
     assert_ne!(ran.code(), Some(0), "{}", ran.stdout());
-    assert_eq!(["p", "p.2"].map(|run| state(&place, run).unwrap()), ["cancelled", "completed"]);
+    assert_eq!(state(&place, "p").as_deref(), Some("cancelled"));
     // The parent failed of that now, which no retry changes.
     let ran = place.run(["retry", "p", "--agents", &quick]);
-    assert!(ran.stderr().contains("p.1 cannot be retried: the run was compensated"), "{}", ran.stderr());
+    assert!(ran.stderr().contains("p cannot be retried: the run was compensated"), "{}", ran.stderr());
     assert_eq!(place.journal("p.1"), undone);
 }
 
