@@ -159,7 +159,7 @@ impl Driver<'_> {
     }
 
     /// Whether a child that was cancelled is tried again with this run, so that it has not ended.
-    async fn child_goes_on(&self, step: Step, child: &RunId, outcome: &Outcome) -> Result<bool, StoreError> {
+    async fn child_goes_on(&self, step: Step, child: &RunId, outcome: &Outcome) -> Result<bool, DriveError> {
         let is_cancelled = matches!(outcome, Err(failure) if failure.kind == FailureKind::Cancelled);
         let is_wanted = is_cancelled && {
             let machine = &self.shared.lock().machine;

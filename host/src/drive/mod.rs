@@ -149,7 +149,7 @@ pub(crate) type WakeRuns = dyn Fn(&[Wake]) + Send + Sync;
 
 /// Whether a child that ended so goes on, as its parent was retried.
 pub(crate) type ChildGoesOn =
-    dyn Fn(RunId, Outcome) -> BoxFuture<'static, Result<bool, StoreError>> + Send + Sync;
+    dyn Fn(RunId, Outcome) -> BoxFuture<'static, Result<bool, DriveError>> + Send + Sync;
 
 /// All that driving a run needs.
 pub(crate) struct Drive<'a> {

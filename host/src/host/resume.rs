@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use wfhost_agents::Providers;
 use wfhost_core::policy::budget::Budget;
-use wfhost_core::{FailureKind, Given, Machine, RunId, plan_retry};
+use wfhost_core::{FailureKind, Given, Machine, RunId};
 use wfhost_runtime::Module;
 use wfhost_store::{ClaimHow, Claimed};
 
+use super::retry::Again;
 use super::{Host, HostError};
 use crate::handle::RunHandle;
 use crate::worker::{From, InHand, Ready};
@@ -38,10 +39,7 @@ impl Host {
             None => ClaimHow::Asked,
         };
         if how == ClaimHow::Reopen {
-            let journal = self.inner.journal(id).await?;
-            let plan = plan_retry(&journal, None, true)
-                .map_err(|reason| HostError::CannotRetry { run: id.clone(), reason })?;
-            self.retry_cancelled_children(id, &plan, journal).await?;
+            return self.again(id, Again::WithOtherCode, options).await;
         }
         let _room = self.inner.room().await;
         let in_hand = self.inner.take_in_hand(id).await;
@@ -82,7 +80,8 @@ impl Host {
         let mut journal = self.inner.journal(id).await?;
         let how = if info.state.is_final() {
             // A fixed program continues where the old one failed.
-            let retry = plan_retry(&journal, None, true)
+            let retry = Again::WithOtherCode
+                .plan(&journal)
                 .map_err(|reason| HostError::CannotRetry { run: id.clone(), reason })?;
             retry.append(&mut journal, info.emissions, self.inner.world.now());
             ClaimHow::Reopen

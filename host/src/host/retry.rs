@@ -1,13 +1,12 @@
 //! Trying runs that failed again, and their children before them.
 
-use wfhost_core::policy::budget::Budget;
 use wfhost_core::{
-    CannotRetry, Event, FailureKind, Given, Journal, Machine, Outcome, RetryPlan, RunId, Step, Timestamp,
-    plan_retry,
+    CannotRetry, Event, Journal, Machine, Outcome, RetryPlan, RunId, Step, Timestamp, plan_retry,
 };
-use wfhost_store::{Append, ClaimHow, Claimed, Next, Opened, PARENT_GONE, RunInfo, StoreError};
+use wfhost_store::{Append, ClaimHow, Claimed, Next, Opened, PARENT_GONE, StoreError};
 
 use super::{Host, HostError, ResumeOptions};
+use crate::drive::DriveError;
 use crate::handle::RunHandle;
 use crate::worker::{Current, InHand, Ready};
 
@@ -20,6 +19,32 @@ struct Reopened {
     back: Append,
 }
 
+/// How a run that had ended goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Again {
+    /// At that step, else at the one that it failed of.
+    At(Option<Step>),
+    /// Where it failed, with other code, which does not fail there.
+    WithOtherCode,
+}
+
+impl Again {
+    pub fn plan(self, journal: &Journal) -> Result<RetryPlan, CannotRetry> {
+        match self {
+            Self::At(step) => plan_retry(journal, step, false),
+            Self::WithOtherCode => plan_retry(journal, None, true),
+        }
+    }
+}
+
+/// A run that had ended and goes on, before that is committed.
+struct Going {
+    machine: Machine,
+    append: Append,
+    /// The step that is tried again.
+    step: Option<Step>,
+}
+
 impl Host {
     /// Tries a run that failed again: at the step, else at the one that it failed of.
     pub async fn retry(
@@ -28,12 +53,22 @@ impl Host {
         step: Option<Step>,
         options: ResumeOptions,
     ) -> Result<RunHandle, HostError> {
-        let cannot = |reason| HostError::CannotRetry { run: id.clone(), reason };
+        let again = Again::At(step);
         let journal = self.inner.journal(id).await?;
-        let plan = plan_retry(&journal, step, false).map_err(cannot)?;
+        again.plan(&journal).map_err(|reason| HostError::CannotRetry { run: id.clone(), reason })?;
+        self.again(id, again, options).await
+    }
+
+    /// Has a run that had ended go on here.
+    pub(super) async fn again(
+        &self,
+        id: &RunId,
+        again: Again,
+        options: ResumeOptions,
+    ) -> Result<RunHandle, HostError> {
         let _room = self.inner.room().await;
         let Reopened { in_hand, opened, current, back } = self.reopen(id).await?;
-        match self.ready_again(*opened, current, step, options.budget, (plan, journal)).await {
+        match self.ready_again(*opened, current, again, &options).await {
             Ok(ready) => Ok(self.follow(in_hand, ready, options)),
             Err(error) => Err(self.stays_ended(in_hand, back, error).await),
         }
@@ -62,92 +97,57 @@ impl Host {
         error
     }
 
-    /// The machine of a claimed run that is tried again at that step, and what is to be committed for that.
-    async fn tried_again(
-        &self,
-        opened: &mut Opened,
-        current: &Current,
-        step: Option<Step>,
-    ) -> Result<(Machine, Append), HostError> {
+    /// The machine of a claimed run that goes on, and what is to be committed for that.
+    async fn going(&self, opened: &mut Opened, current: &Current, again: Again) -> Result<Going, HostError> {
         let (run, rows) = (opened.run.clone(), std::mem::take(&mut opened.rows));
         let unusable = |source| HostError::Journal { run: run.clone(), source };
         let journal = Journal::read(rows).map_err(unusable)?;
         // Somebody may have been quicker.
-        let plan = plan_retry(&journal, step, false);
+        let plan = again.plan(&journal);
         let plan = plan.map_err(|reason| HostError::CannotRetry { run: run.clone(), reason })?;
-        self.inner.take_up(opened, current, &plan, journal).await
+        let (machine, append) = self.inner.take_up(opened, current, &plan, journal).await?;
+        Ok(Going { machine, append, step: plan.step })
     }
 
-    /// A claimed run that is tried again at that step. `before`: the journal as it was looked up, and what that says of
-    /// its children.
+    /// A claimed run that goes on. What can fail does so before that is committed: until then it stays as it ended.
     async fn ready_again(
         &self,
         mut opened: Opened,
         current: Current,
-        step: Option<Step>,
-        budget: Option<Budget>,
-        before: (RetryPlan, Journal),
+        again: Again,
+        options: &ResumeOptions,
     ) -> Result<Ready, HostError> {
-        let (mut machine, append) = self.tried_again(&mut opened, &current, step).await?;
-        let module = self.inner.module(&opened.run, opened.module, &machine.started().workflow).await?;
-        // Not before it is known that their parent goes on: else they would work, and be paid, for nobody.
-        let (plan, journal) = before;
-        self.retry_children(&opened.run, &plan, journal).await?;
+        let Going { mut machine, append, step } = self.going(&mut opened, &current, again).await?;
+        let module = match (again, &options.module) {
+            (Again::WithOtherCode, Some(module)) => module.clone(),
+            _ => self.inner.module(&opened.run, opened.module, &machine.started().workflow).await?,
+        };
+        self.inner.take_answers(&mut machine).await?;
+        // Not before it is known that its parent goes on: else it would work, and be paid, for nobody.
+        self.retry_failed_child(&opened.run, step).await?;
         self.inner.append_taken_up(&mut opened, append).await?;
-        self.change_budget(&mut machine, budget);
+        self.change_budget(&mut machine, options.budget);
         let Opened { epoch, inbox, project, imported, place, .. } = opened;
         let (starts, inbox) = (1, Some(inbox));
         Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
     }
 
-    /// Tries the children of a run again that it is to be tried again with: the one that it failed of, and those that
-    /// were cancelled with it.
-    async fn retry_children(
-        &self,
-        parent: &RunId,
-        plan: &RetryPlan,
-        journal: Journal,
-    ) -> Result<(), HostError> {
-        if let Some(step) = plan.step
+    /// Tries the child again that a run failed of, at that step of it. Those that were cancelled as the run ended are
+    /// tried again when its program has come to where it waits for them.
+    async fn retry_failed_child(&self, parent: &RunId, step: Option<Step>) -> Result<(), HostError> {
+        if let Some(step) = step
             && let Some(child) = self.store().ended_children(parent, &[step]).await?.pop()
             && matches!(child.outcome, Some(Err(_)))
         {
             Box::pin(self.retry_released(&child.id)).await?;
         }
-        self.retry_cancelled_children(parent, plan, journal).await
-    }
-
-    /// Children that were cancelled as the run ended, of which it knows nothing after the retry, are tried again with
-    /// it. It meets the end of one that cannot be.
-    pub(super) async fn retry_cancelled_children(
-        &self,
-        parent: &RunId,
-        plan: &RetryPlan,
-        mut journal: Journal,
-    ) -> Result<(), HostError> {
-        let unusable = |source| HostError::Journal { run: parent.clone(), source };
-        plan.append(&mut journal, 0, self.now());
-        let mut open = Machine::open(journal, Given::Everything).map_err(unusable)?.open_children();
-        open.retain(|step| Some(*step) != plan.step);
-        if open.is_empty() {
-            return Ok(());
-        }
-        let ended = self.store().ended_children(parent, &open).await?.into_iter();
-        let cancelled = |info: &RunInfo| matches!(&info.outcome, Some(Err(failure)) if failure.kind == FailureKind::Cancelled);
-        for RunInfo { id, .. } in ended.filter(cancelled) {
-            match Box::pin(self.retry_for_parent(&id)).await {
-                Err(HostError::CannotRetry { .. } | HostError::Held { .. } | HostError::Ended { .. })
-                | Ok(_) => {}
-                Err(error) => return Err(error),
-            }
-        }
         Ok(())
     }
 
-    /// Whether a child goes on that its parent, which waits for it, is told has been cancelled. One that was cancelled
-    /// as the parent ended, and took its time, is not waited for by a retry of that: it is tried again when it has
-    /// ended, by whichever host finds it.
-    pub(crate) async fn child_goes_on(&self, child: &RunId, told: &Outcome) -> Result<bool, StoreError> {
+    /// Whether a child goes on that its parent, which waits for it, is told has been cancelled, or finds so. One that
+    /// was cancelled as the parent ended is tried again with that: when it has ended, by whichever host finds it. If it
+    /// cannot be, because it has undone its work for example, the parent meets its end.
+    pub(crate) async fn child_goes_on(&self, child: &RunId, told: &Outcome) -> Result<bool, DriveError> {
         let Some(info) = self.store().run(child).await? else { return Ok(false) };
         if info.outcome.as_ref() != Some(told) {
             // That was done, and there is an end to come that is told, too.
@@ -155,9 +155,11 @@ impl Host {
         }
         match self.retry_for_parent(child).await {
             Ok(goes_on) => Ok(goes_on),
-            Err(HostError::Store(error)) => Err(error),
+            Err(HostError::Store(error)) => Err(error.into()),
+            // Another host may have what it needs.
+            Err(HostError::Drive(error)) => Err(error),
             // Somebody else is about to do so, or has done so since it was looked up.
-            Err(HostError::Held { run, .. }) => Err(StoreError::Raced { run }),
+            Err(HostError::Held { run, .. }) => Err(StoreError::Raced { run }.into()),
             Err(HostError::Ended { .. } | HostError::CannotRetry { reason: CannotRetry::NotEnded, .. }) => {
                 Ok(true)
             }
@@ -177,11 +179,11 @@ impl Host {
 
     /// Tries a child again, and has it be due for any host: this one may have no room, as it drives its parent.
     async fn retry_released(&self, child: &RunId) -> Result<(), HostError> {
+        let again = Again::At(None);
         let journal = self.inner.journal(child).await?;
-        let cannot = |reason| HostError::CannotRetry { run: child.clone(), reason };
-        let plan = plan_retry(&journal, None, false).map_err(cannot)?;
+        again.plan(&journal).map_err(|reason| HostError::CannotRetry { run: child.clone(), reason })?;
         let Reopened { in_hand, opened, current, back } = self.reopen(child).await?;
-        match self.release_again(*opened, current, (plan, journal)).await {
+        match self.release_again(*opened, current, again).await {
             Ok(()) => {
                 in_hand.let_go();
                 self.inner.work.notify_one();
@@ -191,16 +193,15 @@ impl Host {
         }
     }
 
-    /// Has a claimed run that is tried again be due.
+    /// Has a claimed run that goes on be due.
     async fn release_again(
         &self,
         mut opened: Opened,
         current: Current,
-        before: (RetryPlan, Journal),
+        again: Again,
     ) -> Result<(), HostError> {
-        let (_, append) = self.tried_again(&mut opened, &current, None).await?;
-        let (plan, journal) = before;
-        self.retry_children(&opened.run, &plan, journal).await?;
+        let Going { append, step, .. } = self.going(&mut opened, &current, again).await?;
+        self.retry_failed_child(&opened.run, step).await?;
         let next = Next::Release { waiting: None, trouble: None };
         self.inner.append_taken_up(&mut opened, Append { next, ..append }).await
     }

@@ -214,13 +214,7 @@ impl Inner {
             Err(_) => Machine::open(journal, opened.given).map_err(unusable)?,
         };
         let Opened { run, epoch, starts, module: digest, place, inbox, project, imported, .. } = opened;
-        if let Some(Origin::Reused { from }) = machine.started().origin.clone() {
-            // If it was deleted everything is asked afresh.
-            let rows = self.store.journal(&from, Position(0)).await?;
-            if let Ok(journal) = Journal::read(rows) {
-                machine.take_answers_from(&journal);
-            }
-        }
+        self.take_answers(&mut machine).await?;
         let module = match moved {
             Some(module) => module.clone(),
             None => {
@@ -301,6 +295,18 @@ impl Inner {
             ..Append::new(run.clone(), current.session, *epoch, machine.last_at(), Next::Go)
         };
         Ok((machine, append))
+    }
+
+    /// A run that was begun with the answers of another one is given them.
+    pub async fn take_answers(&self, machine: &mut Machine) -> Result<(), StoreError> {
+        if let Some(Origin::Reused { from }) = machine.started().origin.clone() {
+            // If it was deleted everything is asked afresh.
+            let rows = self.store.journal(&from, Position(0)).await?;
+            if let Ok(journal) = Journal::read(rows) {
+                machine.take_answers_from(&journal);
+            }
+        }
+        Ok(())
     }
 
     /// Commits that.

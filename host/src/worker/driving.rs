@@ -294,7 +294,7 @@ impl Inner {
                 async move {
                     match host {
                         Some(host) => host.child_goes_on(&child, &outcome).await,
-                        None => Err(StoreError::SessionOver),
+                        None => Err(StoreError::SessionOver.into()),
                     }
                 }
                 .boxed()

@@ -551,6 +551,25 @@ fn a_fork_of_answers_asks_only_what_was_not_asked() {
 }
 
 #[test]
+fn a_retry_of_a_fork_of_answers_takes_them_too() {
+    let place = Place::new();
+    let fails = json!({ "match": "flaky", "reply": "", "fail": { "times": 1_000, "kind": "unavailable" } });
+    let default = json!({ "reply": "ok" });
+    let script = place.script(json!({ "rules": [fails], "default": default }));
+    probe(&place, "r", json!([{ "agent": "a" }, { "agent": "b" }]), &["--agents", &script]).ok_json();
+    let flaky = json!({ "agent_or_fail": { "prompt": "flaky", "retry": { "max_attempts": 1 } } });
+    let new = json!({ "do": [{ "agent": "a" }, flaky, { "agent": "b" }] }).to_string();
+    let ran = place.run(["fork", "r", "--reuse", "-i", &new, "--id", "f", "--agents", &script]);
+    assert_eq!(ran.code(), Some(1), "{}", ran.stderr());
+    let script = place.script(json!({ "default": default }));
+    let ran = place.run(["retry", "f", "--agents", &script]);
+    assert_eq!(ran.ok_json()[2], "ok", "{}", ran.stderr());
+    let asked: Vec<_> = place.calls().iter().map(|call| call["prompt"].clone()).collect();
+    assert_eq!(asked, ["a", "b", "flaky", "flaky"]);
+    assert_eq!(place.run(["replay", "f"]).code(), Some(0));
+}
+
+#[test]
 fn an_exported_journal_tests_new_code() {
     let place = Place::new();
     let program = json!([{ "agent": "a" }, { "wait": { "name": "go" } }]);

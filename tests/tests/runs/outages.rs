@@ -68,7 +68,7 @@ impl Failures {
 }
 
 /// Does something to a database behind the back of wfhost.
-fn execute(place: &Place, sql: &str) {
+pub(super) fn execute(place: &Place, sql: &str) {
     let database = rusqlite::Connection::open(place.db()).expect("the database");
     database.busy_timeout(Duration::from_secs(10)).expect("a length of time");
     database.execute_batch(sql).expect("valid SQL");

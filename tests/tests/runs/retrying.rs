@@ -7,12 +7,13 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use wfhost::agents::{Call, CallFailure, CallOutput, Provider};
-use wfhost::{Ending, Host, ResumeOptions};
-use wfhost_core::{Failure, FailureKind, Json, Reply};
-use wfhost_tests::{Place, eventually, finish, version};
+use wfhost::{Adopt, Ending, Host, HostError, HostOptions, ResumeOptions};
+use wfhost_core::{Failure, FailureKind, Json, Reply, RunId};
+use wfhost_tests::{Place, bytes_of_version, eventually, finish, version};
 
 use super::families::{child, probe, spawn, state, wait_for_state};
 use super::moments::{self, Held, calling, ending, host, starting, until};
+use super::outages::execute;
 
 /// An agent that fails the first time, when it may.
 #[derive(Debug)]
@@ -130,6 +131,41 @@ fn a_retry_takes_up_a_cancelled_child_that_has_yet_to_end() {
         assert_eq!(place.run(["replay", run]).code(), Some(0), "{run}");
     }
     assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+}
+
+/// Its results are no longer valid, so it may not go on with them.
+#[test]
+fn a_child_that_has_undone_its_work_is_not_tried_again_with_its_parent() {
+    let place = Place::new();
+    let fails = json!({ "match": "flaky", "reply": "", "fail": { "times": 1_000, "kind": "unavailable" } });
+    let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
+    let script = place.script(json!({ "rules": [fails, slow], "default": { "reply": "ok" } }));
+    let books = json!([{ "pattern_or_fail": { "saga": [
+        { "name": "s", "do": { "agent": "book" }, "undo": [{ "agent": "cancel" }] },
+        { "name": "t", "do": { "agent": "slow" } }
+    ] } }]);
+    let flaky = json!({ "agent_or_fail": { "prompt": "flaky", "retry": { "max_attempts": 1 } } });
+    let operations = json!([child(books), child(json!([{ "wait": { "name": "go" } }, flaky]))]);
+    let program = json!([{ "pattern_or_fail": { "try_map": { "limit": 2, "operations": operations } } }]);
+    let mut server = place.spawn(["serve"]);
+    assert_eq!(probe(&place, "p", program, &["--agents", &script, "--detach"]).code(), Some(0));
+    eventually("the call", || asked(&place).contains(&"slow".to_owned()).then_some(()));
+    assert_eq!(place.run(["signal", "p.2", "go"]).code(), Some(0));
+    wait_for_state(&place, "p", "failed");
+    wait_for_state(&place, "p.1", "cancelled");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(place.show("p.1")["failure"]["details"]["saga"]["undone"], json!(["s"]));
+    let undone = place.journal("p.1");
+
+    let quick = place.script(json!({ "default": { "reply": "ok" } }));
+    let ran = place.run(["retry", "p", "--agents", &quick]);
+    assert_ne!(ran.code(), Some(0), "{}", ran.stdout());
+    assert_eq!(state(&place, "p").as_deref(), Some("cancelled"));
+    // The parent failed of that now, which no retry changes.
+    let ran = place.run(["retry", "p", "--agents", &quick]);
+    assert!(ran.stderr().contains("p cannot be retried: the run was compensated"), "{}", ran.stderr());
+    assert_eq!(place.journal("p.1"), undone);
 }
 
 fn import(from: &Place, to: &Place, run: &str) {
@@ -251,6 +287,74 @@ fn a_failed_run_that_goes_on_with_other_code_takes_its_cancelled_child_along() {
             assert_eq!(place.run(["replay", run]).code(), Some(0), "{run}");
         }
     }
+}
+
+/// They would work, and be paid, for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cancelled_child_of_a_failed_run_stays_so_if_that_does_not_go_on_with_other_code() {
+    let place = Place::in_file();
+    let slow = json!({ "match": "slow", "reply": "", "delay_ms": 600_000 });
+    // The child has begun its call when its parent ends.
+    let later = json!({ "match": "quick", "reply": "ok", "delay_ms": 1_000 });
+    let script = place.script(json!({ "rules": [slow, later], "default": { "reply": "ok" } }));
+    with_fault(&place, json!({ "hold": child_of_version_0(&json!([{ "must_agent": "slow" }])) }), &script);
+    place.run(["resume", "p.1"]);
+    assert_eq!(state(&place, "p.1").as_deref(), Some("cancelled"));
+    let journals = ["p", "p.1"].map(|run| place.journal(run));
+
+    let host = host(&place, &[], |options| options.adopt = Adopt::Own);
+    let fixed = host.add_module("probe", &bytes_of_version(1)).await.expect("a workflow");
+    let run: RunId = "p".parse().expect("an id");
+    let of_run = "(SELECT id FROM runs WHERE name = 'p')";
+    for (what, happens) in [
+        ("the claim", "UPDATE OF session ON runs WHEN NEW.name = 'p'".to_owned()),
+        ("the commit", format!("INSERT ON commits WHEN NEW.run = {of_run}")),
+    ] {
+        let outage =
+            format!("CREATE TRIGGER outage BEFORE {happens} BEGIN SELECT RAISE(ABORT, 'an outage'); END");
+        execute(&place, &outage);
+        let options = ResumeOptions { module: Some(fixed.clone()), ..ResumeOptions::default() };
+        let refused = host.resume(&run, options).await.expect_err("the database does not take it");
+        assert!(refused.to_string().contains("an outage"), "{what}: {refused}");
+        execute(&place, "DROP TRIGGER outage");
+        let states = ["p", "p.1"].map(|run| state(&place, run));
+        assert_eq!(states.each_ref().map(Option::as_deref), [Some("failed"), Some("cancelled")], "{what}");
+        assert_eq!(["p", "p.1"].map(|run| place.journal(run)), journals, "{what}");
+    }
+    assert_eq!(place.run(["db", "check", "--deep"]).code(), Some(0));
+}
+
+/// As long as it is not known that it goes on: its module can be had nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_failed_child_of_a_run_stays_so_if_that_cannot_be_tried_again() {
+    let place = Place::in_file();
+    let program = json!([{ "must_child": { "module": "probe", "input": { "do": [
+        { "agent_or_fail": { "prompt": "p", "providers": ["flaky"], "retry": { "max_attempts": 1 } } }
+    ] } } }]);
+    let flaky = FailsOnce::new("flaky", FailureKind::Unavailable, 9);
+    let with_flaky = |options: &mut HostOptions| options.providers.add(Arc::clone(&flaky) as _);
+    let first = host(&place, &[], with_flaky);
+    let module = moments::probe(&first).await;
+    let mut handle = first.start(&module, starting("p", program), None).await.expect("a run");
+    let ended = ending(&mut handle).await;
+    assert!(matches!(&ended, Ok(Ending::Finished(Err(_)))), "{ended:?}");
+    first.close(None).await;
+    let journals = ["p", "p.1"].map(|run| place.journal(run));
+
+    // What the first one compiled it has for itself.
+    let second = host(&place, &[], with_flaky);
+    execute(&place, "CREATE TABLE kept AS SELECT * FROM modules; DELETE FROM modules");
+    let refused = second.retry(&handle.id, None, ResumeOptions::default()).await;
+    assert!(matches!(&refused, Err(HostError::NoModule { .. })), "{refused:?}");
+    let states = ["p", "p.1"].map(|run| state(&place, run));
+    assert_eq!(states.each_ref().map(Option::as_deref), [Some("failed"); 2]);
+    assert_eq!(["p", "p.1"].map(|run| place.journal(run)), journals);
+
+    execute(&place, "INSERT INTO modules SELECT * FROM kept; DROP TABLE kept");
+    let mut retried = second.retry(&handle.id, None, ResumeOptions::default()).await.expect("it is there");
+    let ended = ending(&mut retried).await;
+    assert!(matches!(&ended, Ok(Ending::Finished(Ok(_)))), "{ended:?}");
+    assert_eq!(flaky.called.load(Ordering::SeqCst), 2);
 }
 
 /// The program has taken it into account, and other code may depend on it.
