@@ -603,7 +603,18 @@ mod tests {
         }
     }
 
+    /// Has the paused time go on by a second in turn with all else that the runtime has to do. Left to itself it leaps to
+    /// the next deadline as soon as nothing is to be done, though bytes may be on their way; not so while something
+    /// blocks.
+    async fn time_goes_on() {
+        loop {
+            tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5))).await.unwrap();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+
     async fn listening() -> (TcpListener, Reference) {
+        tokio::spawn(time_goes_on());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let reference = format!("{}/a/b:1", listener.local_addr().unwrap()).parse().unwrap();
         (listener, reference)
