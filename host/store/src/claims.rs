@@ -2,7 +2,7 @@
 
 use wfhost_core::{Digest, Epoch, Position, Row};
 
-use crate::{GREATEST, RunState};
+use crate::{CLAIM_BYTES, GREATEST, RunState};
 
 /// Of how many claims one is kept for runs that have not begun.
 const NEW_SHARE: usize = 4;
@@ -11,6 +11,46 @@ const NEW_SHARE: usize = 4;
 /// fairly, too.
 pub fn share_of_new(limit: usize, turn: usize) -> usize {
     (limit + turn % NEW_SHARE) / NEW_SHARE
+}
+
+/// Those of the runs that are due which are claimed: of those that have `begun`, and of `new` ones behind them. No more
+/// are when those before take [`CLAIM_BYTES`], but for the first new one if these have a share. `size` gives the bytes
+/// that are read of a run.
+pub fn that_fit<T, E>(
+    begun: impl IntoIterator<Item = T>,
+    new: impl IntoIterator<Item = T>,
+    share: usize,
+    mut size: impl FnMut(&T) -> Result<u64, E>,
+) -> Result<Fitting<T>, E> {
+    let (mut runs, mut more, mut bytes) = (Vec::new(), false, 0_u64);
+    let mut fit = |run: T, always: bool| {
+        if bytes >= CLAIM_BYTES as u64 && !always {
+            more = true;
+            return Ok(false);
+        }
+        bytes = bytes.saturating_add(size(&run)?);
+        runs.push(run);
+        Ok(true)
+    };
+    for run in begun {
+        if !fit(run, false)? {
+            break;
+        }
+    }
+    for (n, run) in new.into_iter().enumerate() {
+        if !fit(run, n == 0 && share > 0)? {
+            break;
+        }
+    }
+    Ok(Fitting { runs, more })
+}
+
+/// What [`that_fit`] gives.
+#[derive(Debug)]
+pub struct Fitting<T> {
+    pub runs: Vec<T>,
+    /// Some did not fit.
+    pub more: bool,
 }
 
 /// Looks whether the rows of a journal are those that a run was left with: one behind the other, up to the head of the

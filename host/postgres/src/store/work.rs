@@ -12,6 +12,9 @@ use crate::PostgresStore;
 use crate::args::{Columns, args_of};
 use crate::lanes::lane_of;
 
+/// The column of a claim of what is due that says whether there may be more: behind those of a run.
+const MORE: usize = 18;
+
 impl PostgresStore {
     /// Names of projects, and whether runs that belong to none are wanted.
     fn projects(wanted: &Wanted) -> (Option<Vec<String>>, bool) {
@@ -118,7 +121,7 @@ impl Work for PostgresStore {
             let share = share_of_new(limit, look);
             let (projects, no_project) = Self::projects(&wanted);
             let names = |runs: &[RunId]| runs.iter().map(RunId::to_string).collect::<Vec<_>>();
-            let sql = "SELECT * FROM wf.claim_due_2($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+            let sql = "SELECT * FROM wf.claim_due_6($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
             let rows = self
                 .in_turn(session, false, sql, &|turn| {
                     args_of![
@@ -126,6 +129,8 @@ impl Work for PostgresStore {
                         turn,
                         limit as i32,
                         share as i32,
+                        CLAIM_BYTES as i64,
+                        INBOX_BYTES as i64,
                         projects.clone(),
                         no_project,
                         wanted.families.as_deref().map(names),
@@ -137,7 +142,7 @@ impl Work for PostgresStore {
             if self.one(&rows, |row| row.value::<i32>(0))?.is_some_and(|code| code != 0) {
                 return Err(StoreError::SessionOver);
             }
-            let more = rows.len() == limit;
+            let more = self.one(&rows, |row| row.value::<bool>(MORE))?.unwrap_or_default();
             let mut rows: Vec<_> = rows.iter().collect();
             rows.sort_by_key(|row| row.value::<i32>(1).unwrap_or_default());
             let taken = self.taken(session, rows).await?;

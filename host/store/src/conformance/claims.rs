@@ -384,3 +384,43 @@ pub async fn what_can_be_read_is_claimed(store: &Shop, odd: &[&str]) {
     let claimed = store.claim_as(store.mine, odd[0], ClaimHow::Asked).await;
     assert!(matches!(claimed, Claimed::Unreadable(_)), "{claimed:?}");
 }
+
+pub async fn no_more_is_claimed_at_once_than_can_be_read_at_once(stores: Vec<Shop>) {
+    for store in stores {
+        store.at(100);
+        for (n, size) in [1, CLAIM_BYTES / 2, CLAIM_BYTES / 2, 1, CLAIM_BYTES, 1].into_iter().enumerate() {
+            let run = format!("begun{n}");
+            let (mut machine, created) = create(&store, &run, None).await;
+            created.unwrap();
+            grow(&store, &mut machine, &run, size).await;
+            park(&store, &run, Some(101 + n as u64), &[]).await;
+        }
+        for run in ["new0", "new1"] {
+            enqueue(&store, run, None).await;
+        }
+        store.at(200);
+        // One look of four has a share of new runs, if one run is claimed, and all have if many are.
+        assert_eq!(store.due(9, Wanted::default()).await.0, ["begun0", "begun1", "begun2", "new0"]);
+        let (runs, more, _) = store.due(9, Wanted::default()).await;
+        assert_eq!((runs, more), (["begun3", "begun4", "new1"].map(str::to_owned).to_vec(), true));
+        assert_eq!(store.due(9, Wanted::default()).await, (vec!["begun5".to_owned()], false, None));
+    }
+}
+
+pub async fn what_was_sent_to_a_run_counts_when_it_is_claimed(stores: Vec<Shop>) {
+    for store in stores {
+        let payload = Json::string(&"x".repeat(INBOX_BYTES / 2));
+        for run in ["a", "b", "c", "d", "e"] {
+            create(&store, run, None).await.1.unwrap();
+            for _ in 0..2 {
+                let body = MessageBody::Signal { name: "s".to_owned(), payload: payload.clone(), id: None };
+                post(&store, run, body).await;
+            }
+        }
+        store.fence(store.mine, Fence::Dead).await.unwrap();
+        let (runs, more, _) = store.due(9, Wanted::default()).await;
+        assert_eq!((runs.len(), more), (CLAIM_BYTES / INBOX_BYTES, true));
+        let (runs, more, _) = store.due(9, Wanted::default()).await;
+        assert_eq!((runs.len(), more), (5 - CLAIM_BYTES / INBOX_BYTES, false));
+    }
+}

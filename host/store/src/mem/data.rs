@@ -274,6 +274,13 @@ impl Run {
         Inbox { more: messages.len() < wanted.len(), messages }
     }
 
+    /// How many bytes are read when it is claimed: of its journal and its inbox.
+    pub(super) fn bytes_to_read(&self) -> u64 {
+        let journal: usize = self.rows.iter().map(|row| row.bytes.len()).sum();
+        let inbox: usize = self.inbox.iter().map(|message| message.body.bytes()).sum();
+        (journal + inbox.min(INBOX_BYTES)) as u64
+    }
+
     /// Takes in a message, and is due if nobody advances it and it waits for that.
     pub(super) fn take(&mut self, id: MessageId, at: Timestamp, body: MessageBody) {
         let wakes = self.session.is_none()

@@ -1,7 +1,7 @@
 //! Claims, and what wakes those who wait.
 
 use super::*;
-use crate::claims::share_of_new;
+use crate::claims::{Fitting, share_of_new, that_fit};
 
 impl Work for MemStore {
     fn claim<'a>(
@@ -81,12 +81,13 @@ impl Work for MemStore {
             let share = share_of_new(limit, data.looks - 1).min(new.len());
             let begun: Vec<_> = begun.into_iter().take(limit - share).collect();
             let room = limit - begun.len();
-            let runs: Vec<_> = begun
-                .into_iter()
-                .chain(new.into_iter().take(room))
-                .filter_map(|(_, _, run)| data.take(&run, session))
-                .collect();
-            Ok(Due { any: true, more: runs.len() == limit, runs, next_in_ms })
+            let names = |(_, _, run)| run;
+            let begun = begun.into_iter().map(names);
+            let new = new.into_iter().take(room).map(names);
+            let size = |run: &RunId| Ok::<_, StoreError>(data.run(run).map_or(0, Run::bytes_to_read));
+            let Fitting { runs, more } = that_fit(begun, new, share, size)?;
+            let runs: Vec<_> = runs.iter().filter_map(|run| data.take(run, session)).collect();
+            Ok(Due { any: true, more: more || runs.len() == limit, runs, next_in_ms })
         })
     }
 

@@ -6,10 +6,10 @@ use wfhost_core::{Digest, Epoch, Given, Outcome, RunId, Timestamp};
 use super::inbox::{drop_pauses, insert_message};
 use super::write::{Fault, Result, millis, to_json};
 use super::{journal, outbox, read, sessions};
-use crate::claims::{check_epoch, check_rows, share_of_new};
+use crate::claims::{Fitting, check_epoch, check_rows, share_of_new, that_fit};
 use crate::{
-    ClaimHow, Claimed, Clock, MessageBody, Opened, Part, Projects, RunState, SessionId, StoreError, Waiting,
-    Wanted, rest_ms, stored,
+    ClaimHow, Claimed, Clock, INBOX_BYTES, MessageBody, Opened, Part, Projects, RunState, SessionId,
+    StoreError, Waiting, Wanted, rest_ms, stored,
 };
 
 /// A run that was claimed and is to be read.
@@ -58,6 +58,17 @@ impl Taken {
             state: read::state_word(row, 7).ok(),
             known: Known::read(row).map_err(|strange| strange.to_string()),
         })
+    }
+
+    /// How many bytes are read when it is opened: of its journal and its inbox.
+    fn bytes_to_read(&self, c: &Connection) -> rusqlite::Result<u64> {
+        c.prepare_cached(concat!(
+            "SELECT ",
+            journal::journal_bytes!("?1"),
+            " + min(?2, (SELECT ifnull(sum(ifnull(octet_length(text), 0) + ifnull(length(body), 0)), 0)
+                         FROM inbox INDEXED BY inbox_next WHERE run = ?1))"
+        ))?
+        .query_row(params![self.id, INBOX_BYTES as i64], |row| Ok(row.get::<_, i64>(0)? as u64))
     }
 
     /// Gives the run to a session.
@@ -273,7 +284,7 @@ pub(super) fn put_right(c: &Connection, clock: &dyn Clock) -> Result<u64> {
     Ok(c.prepare_cached(&sql)?.execute([millis(now)])? as u64)
 }
 
-/// Claims what is due. `turn` counts the claims, so that small ones share fairly, too.
+/// Claims what is due, and tells whether there may be more. `turn` counts the claims, so that small ones share fairly, too.
 pub(super) fn claim_due(
     c: &Connection,
     session: SessionId,
@@ -281,7 +292,7 @@ pub(super) fn claim_due(
     turn: usize,
     wanted: &Wanted,
     clock: &dyn Clock,
-) -> Result<Vec<Taken>> {
+) -> Result<Fitting<Taken>> {
     sessions::check(c, session)?;
     let now = millis(clock.now());
     let filter = Filter::of(wanted);
@@ -289,11 +300,13 @@ pub(super) fn claim_due(
     let new = filter.find(c, wanted, true, now, limit)?;
     let begun = filter.find(c, wanted, false, now, limit - share.min(new.len()).min(limit))?;
     let room = limit - begun.len();
-    let mut taken: Vec<_> = begun.into_iter().chain(new.into_iter().take(room)).collect();
-    for run in &mut taken {
+    let size = |run: &Taken| run.bytes_to_read(c);
+    let mut fitting = that_fit(begun, new.into_iter().take(room), share, size)?;
+    for run in &mut fitting.runs {
         run.take(c, session)?;
     }
-    Ok(taken)
+    fitting.more |= fitting.runs.len() == limit;
+    Ok(fitting)
 }
 
 /// Reads a run that was claimed, and looks whether it is what it was left as.

@@ -12,6 +12,7 @@ use wfhost_core::{Epoch, RunId};
 use super::claims::{self, Claim, Taken};
 use super::errors::classify;
 use super::{SqliteStore, read, write};
+use crate::claims::Fitting;
 use crate::*;
 
 /// How often is looked whether another process wrote something.
@@ -50,10 +51,9 @@ impl Work for SqliteStore {
             }
             let turn = self.turns.fetch_add(1, Ordering::Relaxed);
             let clock = Arc::clone(&self.clock);
-            let taken = self
+            let Fitting { runs: taken, more } = self
                 .write(move |c| claims::claim_due(c, session, limit, turn, &wanted, clock.as_ref()))
                 .await?;
-            let more = taken.len() == limit;
             let runs =
                 self.read_at_once(|c| Ok(taken.iter().map(|taken| self.open_run(c, taken)).collect()))?;
             Ok(Due { runs, any, more, next_in_ms })
