@@ -7,8 +7,9 @@ use tokio_postgres::Row;
 use wfhost_store::StoreError;
 
 use crate::args::{Columns, args_of};
-use crate::connect::{Conn, Identity, Pool, UNHURRIED, in_schema, query};
+use crate::connect::{Conn, Identity, UNHURRIED, in_schema, query};
 use crate::errors::{Fault, classify};
+use crate::pool::Pool;
 
 /// The n-th makes format n of format n - 1.
 const MIGRATIONS: [&[&str]; 6] = [
