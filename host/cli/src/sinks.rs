@@ -159,7 +159,8 @@ impl Test {
         let known = configured.iter().map(|sink| sink.name.as_str());
         let sink = configured.iter().find(|sink| sink.name == self.sink);
         let sink = sink.ok_or_else(|| no_such_sink(&self.sink, known))?;
-        let now = wfhost::clock::now();
+        // The time of the store, as that of all other messages.
+        let now = common.reader().await?.now();
         let message = format!("msg_test_{}", now.0);
         let body = json!({
             "type": "sink.test", "timestamp": rfc3339(now), "data": { "sink": sink.name },

@@ -11,8 +11,8 @@ use tokio_postgres::Row as SqlRow;
 use wfhost_store::{NewRun, Result, StoreError};
 
 use crate::args::{Columns, Read};
-use crate::connect::Pool;
 use crate::jobs::{beginning, beginnings};
+use crate::pool::Pool;
 
 /// Calls that are under way at the same time, at most.
 const CALLS: usize = 2;

@@ -2,16 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_platform_verifier::Verifier;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -22,24 +16,15 @@ use wfhost_store::StoreError;
 
 use crate::args::{Arg, Columns, size_of_all};
 use crate::clock::Time;
-use crate::errors::{Fault, classify, no_connection, spelled};
+use crate::errors::{Fault, classify, no_connection};
+use crate::tls::tls_config;
 use crate::url::{Tls, Url};
 
-/// Connections for what is no append, at most.
-const POOLED: usize = 6;
-/// Bytes of the largest row, about: a module, or what one commit of a run appends.
-const LARGEST_ROW: usize = 64 << 20;
-/// How long a server is waited for by who has no runs to lose, in milliseconds.
-const PATIENCE: u64 = 2_000;
 /// A statement has failed if the server says nothing for so long, neither how it was done nor another row of its
 /// answer.
-const STATEMENT: Duration = Duration::from_secs(15);
+pub(crate) const STATEMENT: Duration = Duration::from_secs(15);
 /// Bytes that pass in a millisecond, at least: what is large is on its way for longer.
 const PASS: usize = 1 << 10;
-/// The same for what a host cannot do without, which has a lease to lose: a part of that, between these. A connection
-/// may lead nowhere without anybody being told.
-const SOON: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-const SOON_PART: u32 = 6;
 /// What is done again because others were in the way is so up to this often.
 pub(crate) const TRIES: u32 = 5;
 /// Statements that a connection has prepared, at most.
@@ -80,7 +65,7 @@ pub(crate) struct Connector {
     /// Whether a server that may lose what it says is kept is good enough.
     pub relaxed: bool,
     /// See [`Connector::soon`], in milliseconds.
-    soon: AtomicU64,
+    pub soon: AtomicU64,
     /// A connection heard what another one said: they are connections of the server's, not of a pooler.
     direct: AtomicBool,
     /// Statements that were prepared were not there: connections are shared with others.
@@ -180,7 +165,7 @@ impl Conn {
     }
 
     /// What is done by this connection, unless nothing comes for so long; rows of an answer are something.
-    async fn unless_silent<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
+    pub async fn unless_silent<T>(&self, limit: Duration, answer: impl Future<Output = T>) -> Option<T> {
         let mut answer = std::pin::pin!(answer);
         let mut before = self.came.load(Ordering::Relaxed);
         loop {
@@ -402,13 +387,21 @@ pub(crate) async fn query(conn: &Conn, sql: &str, args: Vec<Arg>) -> Result<Vec<
     query_with(conn, sql, &args).await
 }
 
-async fn query_with(conn: &Conn, sql: &str, args: &[Arg]) -> Result<Vec<Row>, tokio_postgres::Error> {
+pub(crate) async fn query_with(
+    conn: &Conn,
+    sql: &str,
+    args: &[Arg],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
     let typed = args.iter().map(|arg| (&*arg.value as &(dyn ToSql + Sync), arg.kind.clone()));
     conn.all(conn.client.query_typed_raw(sql, typed).await?).await
 }
 
 /// Reads in a transaction that may take any time. Behind a pooler a setting lasts for a transaction only.
-async fn read_unhurried(conn: &Conn, sql: &str, args: &[Arg]) -> Result<Vec<Row>, tokio_postgres::Error> {
+pub(crate) async fn read_unhurried(
+    conn: &Conn,
+    sql: &str,
+    args: &[Arg],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
     conn.client.batch_execute(&format!("BEGIN READ ONLY; {UNHURRIED}")).await?;
     let read = query_with(conn, sql, args).await;
     // Nothing was changed: either end is the same. A connection that is lost has ended it.
@@ -419,7 +412,7 @@ async fn read_unhurried(conn: &Conn, sql: &str, args: &[Arg]) -> Result<Vec<Row>
 }
 
 /// For how long so many bytes are on their way, at most.
-const fn on_its_way(bytes: usize) -> Duration {
+pub(crate) const fn on_its_way(bytes: usize) -> Duration {
     Duration::from_millis((bytes / PASS) as u64)
 }
 
@@ -442,317 +435,6 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// How long the server may say nothing.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Silence {
-    pub first: Duration,
-    /// At further tries.
-    pub later: Duration,
-}
-
-impl Silence {
-    fn of(limit: Duration) -> Self {
-        Self { first: limit, later: limit }
-    }
-
-    /// A row is told of when it is there as a whole. That a connection which was just made leads somewhere is known,
-    /// so that it is given the time that the largest row takes.
-    pub const READS: Self =
-        Self { first: STATEMENT, later: STATEMENT.saturating_add(on_its_way(LARGEST_ROW)) };
-
-    /// For a person who waits, and can do something else.
-    const ANY: Self = Self { first: Duration::MAX, later: Duration::MAX };
-}
-
-/// Which plan a statement is carried out by.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Plan {
-    /// That which the connection made before: for what is looked up by keys, or done by a function.
-    Kept,
-    /// One for the tables as they are: for lists, where the best way depends on how many there are of what.
-    Anew,
-    /// The same, and without a limit of time on the side of the server.
-    Unhurried,
-}
-
-/// Connections for reads, and for writes that are no appends.
-pub(crate) struct Pool {
-    pub connector: Arc<Connector>,
-    idle: Mutex<Vec<Conn>>,
-    permits: Semaphore,
-    /// How long a server that cannot be reached is waited for, in milliseconds.
-    patience: AtomicU64,
-}
-
-impl Pool {
-    pub fn new(connector: Arc<Connector>) -> Self {
-        Self {
-            connector,
-            idle: Mutex::default(),
-            permits: Semaphore::new(POOLED),
-            patience: AtomicU64::new(PATIENCE),
-        }
-    }
-
-    fn place(&self) -> &str {
-        &self.connector.url.place
-    }
-
-    /// Puts names of tables into the schema.
-    pub fn sql(&self, sql: &str) -> String {
-        in_schema(sql, &self.connector.url.schema)
-    }
-
-    fn take(&self) -> Option<Conn> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|conn| !conn.client.is_closed());
-        idle.pop()
-    }
-
-    fn put(&self, conn: Conn) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
-    }
-
-    /// Waits for the server as long as a session lasts, but not for an answer of one connection.
-    pub fn be_patient(&self, lease_ms: u64) {
-        self.patience.fetch_max(lease_ms.min(30_000), Ordering::Relaxed);
-        let soon = Duration::from_millis(lease_ms) / SOON_PART;
-        let soon = soon.clamp(SOON.0, SOON.1).as_millis() as u64;
-        self.connector.soon.fetch_min(soon, Ordering::Relaxed);
-    }
-
-    /// Until when the server is waited for.
-    pub fn until(&self) -> Instant {
-        Instant::now() + Duration::from_millis(self.patience.load(Ordering::Relaxed))
-    }
-
-    /// Does something with a connection.
-    pub async fn with<T>(&self, work: impl AsyncFnOnce(&Conn) -> Result<T, Fault>) -> Result<T, Fault> {
-        let Ok(_permit) = self.permits.acquire().await else {
-            let (place, reason) = (self.place().to_owned(), "it was closed".to_owned());
-            return Err(Fault::NoConnection(StoreError::Unreachable { place, reason }));
-        };
-        let conn = match self.take() {
-            Some(conn) => conn,
-            None => self.connector.connect(None).await.map_err(Fault::NoConnection)?,
-        };
-        let done = work(&conn).await;
-        match done {
-            // The others may lead nowhere, too; each would be waited for.
-            Err(Fault::Lost(_) | Fault::NoConnection(_)) => {
-                self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-            }
-            _ => self.put(conn),
-        }
-        done
-    }
-
-    /// Asks once.
-    pub async fn once(
-        &self,
-        limit: Duration,
-        plan: Plan,
-        sql: &str,
-        args: Vec<Arg>,
-    ) -> Result<Vec<Row>, Fault> {
-        let asking = async |conn: &Conn| match plan {
-            Plan::Kept => {
-                within(self.place(), conn, limit, &args, self.connector.send(conn, sql, &args)).await
-            }
-            Plan::Anew => within(self.place(), conn, limit, &args, query_with(conn, sql, &args)).await,
-            Plan::Unhurried => {
-                within(self.place(), conn, limit, &args, read_unhurried(conn, sql, &args)).await
-            }
-        };
-        self.with(asking).await
-    }
-
-    /// Tries again what does no harm if it is done twice. `args` are made for each try. Tells besides whether it
-    /// is unknown what became of an earlier one, also if the last one failed.
-    async fn persist(
-        &self,
-        silence: Silence,
-        plan: Plan,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<(Vec<Row>, bool), (StoreError, bool)> {
-        let sql = self.sql(sql);
-        let until = self.until();
-        let (mut doubt, mut lost, mut raced) = (false, 0_u32, 0);
-        loop {
-            let limit = if lost == 0 { silence.first } else { silence.later };
-            let wait = match self.once(limit, plan, &sql, args()).await {
-                Ok(rows) => return Ok((rows, doubt)),
-                Err(Fault::Refused(error)) => return Err((error, doubt)),
-                Err(Fault::Again(error)) => {
-                    raced += 1;
-                    if raced >= TRIES {
-                        return Err((error, doubt));
-                    }
-                    Duration::from_millis(jitter(20))
-                }
-                Err(Fault::Lost(error)) => {
-                    // What a server says that it has no room for is not done.
-                    doubt |= !matches!(error, StoreError::Crowded { .. });
-                    lost += 1;
-                    if lost > 1 && Instant::now() > until {
-                        return Err((error, doubt));
-                    }
-                    // A connection that lay idle while the server began anew says so only when it is used.
-                    Duration::from_millis(if lost == 1 { 0 } else { 100 + jitter(100) })
-                }
-                Err(Fault::NoConnection(error)) => {
-                    lost += 1;
-                    if !error.is_passing() || Instant::now() > until {
-                        return Err((error, doubt));
-                    }
-                    Duration::from_millis((50 << lost.min(4)) + jitter(100))
-                }
-            };
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    /// It is not known what became of a write.
-    pub fn unknown(&self, error: &StoreError) -> StoreError {
-        StoreError::Unknown { place: self.place().to_owned(), reason: spelled(error) }
-    }
-
-    /// Reads.
-    pub async fn read(
-        &self,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(Silence::READS, Plan::Kept, sql, args).await
-    }
-
-    /// Reads, by the plan that suits the tables as they are now.
-    pub async fn read_anew(
-        &self,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(Silence::READS, Plan::Anew, sql, args).await
-    }
-
-    /// The same for what somebody waits for however long it takes the server.
-    pub async fn read_at_leisure(
-        &self,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(Silence::ANY, Plan::Unhurried, sql, args).await
-    }
-
-    /// Reads what takes the server no time.
-    pub async fn read_soon(
-        &self,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<Vec<Row>, StoreError> {
-        self.read_in(Silence::of(self.connector.soon()), Plan::Kept, sql, args).await
-    }
-
-    async fn read_in(
-        &self,
-        silence: Silence,
-        plan: Plan,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<Vec<Row>, StoreError> {
-        // Nothing was to be changed: whether an earlier try was carried out does not matter.
-        let read = self.persist(silence, plan, sql, args).await;
-        read.map(|(rows, _)| rows).map_err(|(error, _)| error)
-    }
-
-    /// Reads, unless that takes the server longer than so many milliseconds.
-    pub async fn read_within(
-        &self,
-        millis: u64,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<Vec<Row>, StoreError> {
-        let sql = self.sql(sql);
-        // Zero were no limit. Behind a pooler a setting lasts for a transaction only.
-        let begin = format!(
-            "BEGIN READ ONLY; SET LOCAL statement_timeout = {}",
-            millis.clamp(1, i32::MAX.unsigned_abs().into())
-        );
-        let place = self.place();
-        let attempt = async |silence: Duration| {
-            self.with(async |conn| {
-                let reading = async {
-                    let failed = |error| classify(place, &error);
-                    conn.client.batch_execute(&begin).await.map_err(failed)?;
-                    let read = query(conn, &sql, args()).await;
-                    if read.as_ref().is_err_and(|error| error.as_db_error().is_none()) {
-                        return read.map_err(failed);
-                    }
-                    // Nothing was changed: either end is the same.
-                    conn.client.batch_execute("ROLLBACK").await.map_err(failed)?;
-                    read.map_err(|error| match error.code() {
-                        Some(&SqlState::QUERY_CANCELED) => Fault::Refused(StoreError::TooLong { millis }),
-                        _ => failed(error),
-                    })
-                };
-                let limit = silence.saturating_add(Duration::from_millis(millis));
-                conn.unless_silent(limit, reading).await.unwrap_or_else(|| {
-                    let reason = "it does not answer".to_owned();
-                    Err(Fault::Lost(StoreError::Unreachable { place: place.to_owned(), reason }))
-                })
-            })
-            .await
-        };
-        match attempt(Silence::READS.first).await {
-            // A connection that lay idle while the server began anew says so only when it is used.
-            Err(Fault::Lost(_)) => attempt(Silence::READS.later).await.map_err(Fault::into_error),
-            read => read.map_err(Fault::into_error),
-        }
-    }
-
-    /// A write that does no harm if it is done twice. The flag tells that it may have been.
-    pub async fn write(
-        &self,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<(Vec<Row>, bool), StoreError> {
-        self.write_in(STATEMENT, sql, args).await
-    }
-
-    /// Until when, by the server's clock, somebody waits for what becomes of a write with these parameters.
-    pub fn in_time(&self, args: &[Arg]) -> Option<i64> {
-        self.connector.time.server_in(STATEMENT.saturating_add(on_its_way(size_of_all(args))))
-    }
-
-    /// The same for what takes the server no time.
-    pub async fn write_soon(
-        &self,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<(Vec<Row>, bool), StoreError> {
-        self.write_in(self.connector.soon(), sql, args).await
-    }
-
-    async fn write_in(
-        &self,
-        limit: Duration,
-        sql: &str,
-        args: &(dyn Fn() -> Vec<Arg> + Sync),
-    ) -> Result<(Vec<Row>, bool), StoreError> {
-        self.connector.commits.about_to_be_made();
-        let written = self.persist(Silence::of(limit), Plan::Kept, sql, args).await;
-        let written = written.map_err(|(error, doubt)| match error {
-            StoreError::Unreachable { .. } => self.unknown(&error),
-            // An earlier try may have succeeded, whatever is said of the last one.
-            error if doubt => self.unknown(&error),
-            error => error,
-        })?;
-        self.connector.commits.made();
-        Ok(written)
-    }
-}
-
 /// Puts names of tables and functions into a schema: `wf` stands for it.
 pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
     sql.replace("wf.", &format!("\"{schema}\"."))
@@ -764,70 +446,4 @@ pub(crate) fn jitter(most: u64) -> u64 {
     // Without random numbers all wait alike.
     let _ = getrandom::fill(&mut bytes);
     u64::from_le_bytes(bytes) % most.max(1)
-}
-
-fn tls_config(url: &Url) -> Result<ClientConfig, String> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| spelled(&error))?;
-    let builder = builder.dangerous();
-    let verifier: Arc<dyn ServerCertVerifier> = match (url.tls, &url.root_certificate) {
-        (Tls::Prefer, None) => Arc::new(Unverified(provider)),
-        (_, Some(file)) => {
-            let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-            let certificates = rustls::pki_types::pem::PemObject::pem_slice_iter(&pem)
-                .collect::<Result<Vec<CertificateDer<'static>>, _>>()
-                .map_err(|error| format!("{}: {error}", file.display()))?;
-            let mut roots = rustls::RootCertStore::empty();
-            let (added, _) = roots.add_parsable_certificates(certificates);
-            if added == 0 {
-                return Err(format!("{} has no certificate", file.display()));
-            }
-            rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|error| spelled(&error))?
-        }
-        (_, None) => Arc::new(Verifier::new(provider).map_err(|error| spelled(&error))?),
-    };
-    Ok(builder.with_custom_certificate_verifier(verifier).with_no_client_auth())
-}
-
-/// Encrypts without verifying the server: `sslmode=prefer` promises no more.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

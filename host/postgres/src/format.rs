@@ -7,17 +7,19 @@ use tokio_postgres::Row;
 use wfhost_store::StoreError;
 
 use crate::args::{Columns, args_of};
-use crate::connect::{Conn, Identity, Pool, UNHURRIED, in_schema, query};
+use crate::connect::{Conn, Identity, UNHURRIED, in_schema, query};
 use crate::errors::{Fault, classify};
+use crate::pool::Pool;
 
 /// The n-th makes format n of format n - 1.
-const MIGRATIONS: [&[&str]; 5] = [
+const MIGRATIONS: [&[&str]; 6] = [
     &[include_str!("schema-1.sql"), include_str!("functions-1.sql")],
     // Functions only.
     &[include_str!("appends.sql")],
     &[include_str!("schema-3.sql")],
     &[include_str!("schema-4.sql")],
     &[include_str!("schema-5.sql")],
+    &[include_str!("schema-6.sql")],
 ];
 
 /// The newest format.

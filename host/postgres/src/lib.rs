@@ -38,8 +38,10 @@ mod jobs;
 mod lanes;
 mod look;
 mod notify;
+mod pool;
 mod read;
 mod store;
+mod tls;
 mod turns;
 mod url;
 
@@ -53,9 +55,10 @@ use wfhost_store::{Clock, Result, StoreError, Synchronous};
 
 use crate::args::{Strange, args_of};
 use crate::beginnings::Beginnings;
-use crate::connect::{Connector, Pool};
+use crate::connect::Connector;
 use crate::lanes::{Lanes, Shared};
 use crate::notify::Notices;
+use crate::pool::Pool;
 use crate::turns::Turns;
 use crate::url::Url;
 

@@ -6,8 +6,8 @@ use tokio_postgres::Row as SqlRow;
 use wfhost_store::{Clock, Result, StoreError, SystemClock};
 
 use crate::args::{Columns, Read, Strange, args_of, strange};
-use crate::connect::Pool;
 use crate::format::{Formats, found};
+use crate::pool::Pool;
 use crate::{PostgresOptions, PostgresStore, notify, pool};
 
 /// What a server says of itself, for people.

@@ -15,8 +15,9 @@ use wfhost_core::RunId;
 use wfhost_store::{Seen, SessionId, Wake};
 
 use crate::args::{Columns, args_of};
-use crate::connect::{Connector, Pool, jitter};
+use crate::connect::{Connector, jitter};
 use crate::errors::classify;
+use crate::pool::Pool;
 
 /// So long after a statement, what is told is gathered for the next one.
 const GATHER: Duration = Duration::from_millis(2);

@@ -13,8 +13,9 @@ use wfhost_store::{Result, SessionId, StoreError};
 
 use crate::PostgresStore;
 use crate::args::{Arg, Columns, args_of};
-use crate::connect::{Plan, TRIES, jitter};
+use crate::connect::{TRIES, jitter};
 use crate::errors::Fault;
+use crate::pool::Plan;
 
 /// Another one begins with each statement of which it is not known what became of it: a copy of that which comes
 /// later is refused then.

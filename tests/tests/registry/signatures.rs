@@ -222,6 +222,47 @@ fn a_registry_that_hides_signatures_hides_the_module() {
     assert!(error.contains("error[WF0940]"), "{error}");
 }
 
+/// Lists in parts, of which each names the next one: the last one is what the registry lists.
+fn pages(fake: &Fake, parts: usize, to: impl Fn(usize) -> String + Send + 'static) {
+    fake.rule(move |request| {
+        let part: usize = request.query.strip_prefix("part=").map_or(0, |part| part.parse().unwrap());
+        if !request.path.contains("/referrers/") || part + 1 >= parts {
+            return None;
+        }
+        let empty = json!({ "schemaVersion": 2, "manifests": [] }).to_string();
+        let first = format!("<{}>; rel=\"first\"", request.path);
+        let next = format!("<{}?part={}>; title=\"a, b\"; rel=\"next\"", to(part) + &request.path, part + 1);
+        Some(Reply::new(200, empty).with("Link", format!("{first}, {next}")))
+    });
+}
+
+#[test]
+fn a_signature_on_a_later_page_of_the_list_is_found() {
+    let (fake, _, keys, reference) = published(Some("acme"));
+    let place = Place::new();
+    require(&place, &keys);
+    pages(&fake, 3, |_| String::new());
+    ok(&place, &["pull", &reference]);
+    let asked = fake.log().iter().filter(|line| line.contains("/referrers/")).count();
+    assert!(asked > 0 && asked % 3 == 0, "{asked} requests for three pages");
+}
+
+#[test]
+fn a_list_of_signatures_that_never_ends_or_leads_elsewhere_is_refused() {
+    let (fake, _, keys, reference) = published(Some("acme"));
+    let place = Place::new();
+    require(&place, &keys);
+    let refused = |says: &str| {
+        let error = run(&place, &["pull", &reference]).error(4, &place);
+        assert!(error.contains("error[WF0926]") && error.contains(says), "{error}");
+        assert_eq!(kept(&place), Vec::<Value>::new());
+    };
+    pages(&fake, usize::MAX, |_| String::new());
+    refused("100 pages of what refers to");
+    pages(&fake, 3, |_| "http://127.0.0.1:1".to_owned());
+    refused("goes on at another address, http://127.0.0.1:1");
+}
+
 /// Where a registry has no list of signatures, the list is a tag, which each signer writes.
 #[test]
 fn of_those_who_sign_at_the_same_time_each_is_found() {

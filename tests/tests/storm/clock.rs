@@ -78,14 +78,19 @@ fn on_a_server_its_time_holds_and_not_that_of_who_asks() {
     let server = Postgres::start(&[]);
     let place = Place::on_server(server.url());
     let Some(library) = Library::build(&place) else { return };
+    std::fs::create_dir_all(place.path("config/wfhost")).expect("a directory");
+    let told = place.path("told.json");
+    let sink = format!("[sinks.kept]\nargv = [\"sh\", \"-c\", \"cat > '{}'\"]\n", told.display());
+    place.file("config/wfhost/config.toml", &sink);
     let program = json!({ "do": [] }).to_string();
     assert_eq!(place.run(["run", &module("probe"), "--id", "r", "-d", "-i", &program]).code(), Some(0));
     for (name, ahead_ms) in [("right", 0), ("behind", -2 * DAY_MS), ("ahead", 2 * DAY_MS)] {
-        let run = |args: &[&str]| {
+        let tried = |args: &[&str]| {
             let mut command = place.wfhost(args);
             library.clock(&place, name, &mut command).set(ahead_ms);
-            Ran(command.output().expect("the binary starts")).ok_json()
+            Ran(command.output().expect("the binary starts"))
         };
+        let run = |args: &[&str]| tried(args).ok_json();
         let about = |time: &Value, then: i64| {
             let time = time.as_str().expect("a time");
             let left = format!(
@@ -103,5 +108,9 @@ fn on_a_server_its_time_holds_and_not_that_of_who_asks() {
         let token = run(&["token", "new", name, "--scope", "runs:read", "--expires", "3h", "-o", "json"]);
         about(&token["token"]["created_at"], 0);
         about(&token["token"]["expires_at"], 3 * HOUR_MS);
+        let tested = tried(&["sinks", "test", "kept"]);
+        assert_eq!(tested.code(), Some(0), "{}", tested.stderr());
+        let told = std::fs::read_to_string(&told).expect("the sink was told");
+        about(&serde_json::from_str::<Value>(&told).expect("JSON")["timestamp"], 0);
     }
 }

@@ -159,13 +159,16 @@ impl Journals for PostgresStore {
     ) -> BoxFuture<'a, Result<Vec<Row>>> {
         async move {
             let sql =
-                "SELECT j.seq, j.count, j.body, j.head FROM wf.runs r JOIN wf.journal j ON j.run = r.run
-                WHERE r.name = $1 AND NOT r.gone AND j.seq + j.count > $2
-                  AND j.seq >= coalesce((SELECT o.seq FROM wf.journal o WHERE o.run = r.run AND o.seq <= $2
-                                         ORDER BY o.seq DESC LIMIT 1), 0)
-                ORDER BY j.seq LIMIT $3";
-            let from = stored(from.0);
-            let rows = self.pool.read(sql, &|| args_of![run.as_str(), from, most(limit)]).await?;
+                "SELECT s.seq, s.count, s.body, s.head FROM (
+                    SELECT p.*, sum(octet_length(p.body)) OVER (ORDER BY p.seq) - octet_length(p.body) AS before
+                    FROM (SELECT j.seq, j.count, j.body, j.head FROM wf.runs r JOIN wf.journal j ON j.run = r.run
+                        WHERE r.name = $1 AND NOT r.gone AND j.seq + j.count > $2
+                          AND j.seq >= coalesce((SELECT o.seq FROM wf.journal o WHERE o.run = r.run AND o.seq <= $2
+                                                 ORDER BY o.seq DESC LIMIT 1), 0)
+                        ORDER BY j.seq LIMIT $3) p) s
+                WHERE s.before < $4 ORDER BY s.seq";
+            let (from, bytes) = (stored(from.0), CHANGES_BYTES as i64);
+            let rows = self.pool.read(sql, &|| args_of![run.as_str(), from, most(limit), bytes]).await?;
             self.all(&rows, |row| read::journal_row(row, 0))
         }
         .boxed()

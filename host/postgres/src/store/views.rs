@@ -16,8 +16,9 @@ use crate::read;
 
 impl PostgresStore {
     async fn snapshot_of(&self, run: &RunId) -> Result<Option<Snapshot>> {
-        use crate::connect::{Silence, query, within};
+        use crate::connect::{query, within};
         use crate::errors::Fault;
+        use crate::pool::Silence;
         let name = || args_of![run.as_str()];
         let all = i64::MAX;
         let attempt = async |silence: Duration| {

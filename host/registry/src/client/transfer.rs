@@ -23,6 +23,8 @@ use crate::{Reference, RegistryError, Sha256, whole};
 
 /// Tags of a repository that are looked at.
 const TAGS: usize = 10_000;
+/// Manifests that refer to another one which are looked at.
+const REFERRERS: usize = 10_000;
 /// Pages of a list that are asked for.
 const PAGES: usize = 100;
 /// What says which digest content has.
@@ -346,25 +348,42 @@ impl Client {
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let host = reference.registry();
         let what = format!("what refers to {}", reference.at(to));
-        let url = self.url(host, &format!("{}/referrers/{to}", reference.repository()))?;
-        let mut ask = Ask::of(reference, Access::Pull, &what, Method::GET, url);
-        ask.headers = accept(&[INDEX]);
-        let response = self.send(&ask).await?;
-        match response.status() {
-            StatusCode::OK => {
-                let body = read(host, &what, response, MANIFEST_BYTES).await?;
-                let index = Index::parse(&what, &body).map_err(|error| answer(host, error))?;
-                Ok(index.manifests)
+        let first = self.url(host, &format!("{}/referrers/{to}", reference.repository()))?;
+        let (mut url, mut found) = (first.clone(), Vec::new());
+        for page in 0..PAGES {
+            let mut ask = Ask::of(reference, Access::Pull, &what, Method::GET, url.clone());
+            ask.headers = accept(&[INDEX]);
+            let response = self.send(&ask).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                // 405 and 400: what registries say of an address that they do not know.
+                status if page == 0 && [400, 404, 405].contains(&status.as_u16()) => {
+                    return Ok(match reference.tagged(&fallback(to)) {
+                        Some(tag) => self.index(&tag).await?.0.manifests,
+                        None => Vec::new(),
+                    });
+                }
+                status => return Err(refused(host, &what, status, response).await),
             }
-            // 405 and 400: what registries say of an address that they do not know.
-            status if [400, 404, 405].contains(&status.as_u16()) => {
-                Ok(match reference.tagged(&fallback(to)) {
-                    Some(tag) => self.index(&tag).await?.0.manifests,
-                    None => Vec::new(),
-                })
+            let next = next_page(&url, response.headers());
+            let body = read(host, &what, response, MANIFEST_BYTES).await?;
+            let index = Index::parse(&what, &body).map_err(|error| answer(host, error))?;
+            found.extend(index.manifests);
+            match next {
+                None => return Ok(found),
+                Some(next) if next.origin() != first.origin() => {
+                    let reason = format!(
+                        "the list of {what} goes on at another address, {}",
+                        next.origin().ascii_serialization()
+                    );
+                    return Err(answer(host, reason));
+                }
+                Some(_) if found.len() >= REFERRERS => break,
+                Some(next) => url = next,
             }
-            status => Err(refused(host, &what, status, response).await),
         }
+        // Not a part of it: a signature that is required might be in the rest.
+        Err(answer(host, format!("more than {REFERRERS} entries or {PAGES} pages of {what}")))
     }
 
     /// The index at a tag, and what a write that changes this one and no other has to expect.
@@ -498,11 +517,31 @@ fn located(host: &str, what: &str, from: &Url, response: &Response) -> Result<Ur
 
 /// The next page of a list (RFC 8288).
 fn next_page(from: &Url, headers: &HeaderMap) -> Option<Url> {
-    let link = headers.get(LINK)?.to_str().ok()?;
-    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
-    let is_next =
-        parameters.split(';').any(|parameter| matches!(parameter.trim(), "rel=next" | "rel=\"next\""));
-    is_next.then(|| from.join(target).ok()).flatten()
+    let links = headers.get_all(LINK).iter().filter_map(|links| links.to_str().ok());
+    links.flat_map(links_of).find_map(|(target, parameters)| {
+        let is_next = parameters.split(';').any(|parameter| {
+            let Some((name, relation)) = parameter.split_once('=') else { return false };
+            let mut relations = relation.trim().trim_matches('"').split_ascii_whitespace();
+            name.trim().eq_ignore_ascii_case("rel") && relations.any(|is| is.eq_ignore_ascii_case("next"))
+        });
+        is_next.then(|| from.join(target).ok()).flatten()
+    })
+}
+
+/// The targets of a list of links, and the parameters of each.
+fn links_of(mut rest: &str) -> Vec<(&str, &str)> {
+    let mut links = Vec::new();
+    while let Some((target, behind)) = rest.split_once('<').and_then(|(_, behind)| behind.split_once('>')) {
+        let mut quoted = false;
+        let end = behind.find(|c| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        });
+        let (parameters, others) = behind.split_at(end.unwrap_or(behind.len()));
+        links.push((target, parameters));
+        rest = others;
+    }
+    links
 }
 
 #[cfg(test)]
@@ -564,7 +603,18 @@ mod tests {
         }
     }
 
+    /// Has the paused time go on by a second in turn with all else that the runtime has to do. Left to itself it leaps to
+    /// the next deadline as soon as nothing is to be done, though bytes may be on their way; not so while something
+    /// blocks.
+    async fn time_goes_on() {
+        loop {
+            tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5))).await.unwrap();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+
     async fn listening() -> (TcpListener, Reference) {
+        tokio::spawn(time_goes_on());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let reference = format!("{}/a/b:1", listener.local_addr().unwrap()).parse().unwrap();
         (listener, reference)

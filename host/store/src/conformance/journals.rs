@@ -402,9 +402,7 @@ pub async fn changes_come_in_parts_of_some_bytes(stores: Vec<Shop>) {
         created.unwrap();
         let big = "x".repeat(CHANGES_BYTES / 3);
         for size in [0, big.len(), big.len(), big.len(), 2 * CHANGES_BYTES, 0, 0] {
-            let payload = Json::string(&big.repeat(size / big.len()));
-            machine.receive("s".to_owned(), payload, None, Timestamp(20));
-            store.append(store.with("r", Some(row(&mut machine)))).await.unwrap();
+            grow(&store, &mut machine, "r", size).await;
         }
         let (mut place, mut parts) = (0, Vec::new());
         loop {
@@ -416,5 +414,26 @@ pub async fn changes_come_in_parts_of_some_bytes(stores: Vec<Shop>) {
         }
         assert_eq!(parts, [5, 1, 2]);
         assert_eq!(store.changes(0, 3).await.unwrap().len(), 3);
+    }
+}
+
+pub async fn a_journal_is_read_by_parts_of_some_bytes(stores: Vec<Shop>) {
+    for store in stores {
+        let (mut machine, created) = create(&store, "r", None).await;
+        created.unwrap();
+        let big = "x".repeat(CHANGES_BYTES / 3);
+        for size in [0, big.len(), big.len(), big.len(), 2 * CHANGES_BYTES, 0, 0] {
+            grow(&store, &mut machine, "r", size).await;
+        }
+        let (mut next, mut parts) = (Position(0), Vec::new());
+        loop {
+            let part = store.journal_part(&id("r"), next, 100).await.unwrap();
+            let Some(last) = part.last() else { break };
+            assert_eq!(part[0].first, next);
+            next = last.end();
+            parts.push(part.len());
+        }
+        assert_eq!((parts, next.0), (vec![5, 1, 2], machine.entries()));
+        assert_eq!(store.journal_part(&id("r"), Position(0), 3).await.unwrap().len(), 3);
     }
 }

@@ -115,6 +115,9 @@ macro_rules! conformance {
             only_what_is_still_as_it_was_chosen_is_deleted,
             whatever_was_put_off_by_a_clock_that_was_ahead_is_put_right,
             changes_come_in_parts_of_some_bytes,
+            a_journal_is_read_by_parts_of_some_bytes,
+            no_more_is_claimed_at_once_than_can_be_read_at_once,
+            what_was_sent_to_a_run_counts_when_it_is_claimed,
             a_text_is_found_as_it_is_written_and_within_one_word,
             a_module_that_is_put_again_is_about_to_be_needed,
         }
@@ -291,6 +294,12 @@ pub async fn enqueue(store: &Shop, run: &str, project: Option<&str>) -> Machine 
 pub fn received(machine: &mut Machine) -> Row {
     machine.receive("s".to_owned(), Json::null(), None, Timestamp(20));
     row(machine)
+}
+
+/// Appends an entry with a payload of so many bytes, or a little more.
+pub async fn grow(store: &Shop, machine: &mut Machine, run: &str, bytes: usize) {
+    machine.receive("s".to_owned(), Json::string(&"x".repeat(bytes)), None, Timestamp(20));
+    store.append(store.with(run, Some(row(machine)))).await.unwrap();
 }
 
 pub fn signal(name: &str, id: Option<&str>) -> MessageBody {

@@ -129,7 +129,13 @@ impl Journals for MemStore {
     ) -> BoxFuture<'a, Result<Vec<Row>>> {
         self.look(|data| {
             let rows = data.run(run).into_iter().flat_map(|run| &run.rows);
-            rows.filter(|row| row.end() > from).take(limit).cloned().collect()
+            let mut bytes = 0;
+            let fits = |row: &&Row| {
+                let before = bytes;
+                bytes += row.bytes.len();
+                before < CHANGES_BYTES
+            };
+            rows.filter(|row| row.end() > from).take(limit).take_while(fits).cloned().collect()
         })
     }
 

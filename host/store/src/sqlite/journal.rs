@@ -120,6 +120,19 @@ impl End {
     }
 }
 
+/// The bytes of the journal of a run, as SQL. `$run` is its number.
+macro_rules! journal_bytes {
+    ($run:literal) => {
+        concat!(
+            "(SELECT ifnull(sum(length(j.body)), 0) FROM commits f INDEXED BY journal_firsts CROSS JOIN commits j
+              WHERE f.run = ",
+            $run,
+            " AND f.first NOT NULL AND j.id BETWEEN f.id AND f.id | 31 AND j.run = f.run)"
+        )
+    };
+}
+pub(super) use journal_bytes;
+
 /// The whole journal of a run, and the place of its last commit.
 pub(super) fn whole(c: &Connection, run: i64) -> Result<(Vec<Row>, Option<u64>)> {
     let mut place = None;
@@ -165,20 +178,28 @@ pub(super) fn read(c: &Connection, run: &RunId, from: Position) -> Result<Vec<Ro
     .collect()
 }
 
-/// At most so many commits of a run, from the one that holds `from` on.
+/// At most so many commits of a run, from the one that holds `from` on, until they have [`CHANGES_BYTES`].
 pub(super) fn part(c: &Connection, run: &RunId, from: Position, limit: usize) -> Result<Vec<Row>> {
     let Some((number, from)) = read::number(c, run)?.map(|number| (number, stored(from.0))) else {
         return Ok(Vec::new());
     };
-    c.prepare_cached(concat!(
+    let mut statement = c.prepare_cached(concat!(
         "SELECT j.seq, j.count, j.body, j.head FROM ",
         commits!("?1"),
         " AND f.seq >= ifnull((SELECT max(seq) FROM commits INDEXED BY journal_firsts
                                WHERE first NOT NULL AND run = ?1 AND seq <= ?2), 0)
-          AND j.seq + j.count > ?2 ORDER BY f.seq, j.id LIMIT ?3"
-    ))?
-    .query_map(params![number, from, limit as i64], |sql| row(sql, 0))?
-    .collect()
+          AND j.seq + j.count > ?2 ORDER BY f.seq, j.id"
+    ))?;
+    // No more is read than is given.
+    let mut found = statement.query(params![number, from])?;
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while rows.len() < limit && bytes < CHANGES_BYTES {
+        let Some(sql) = found.next()? else { break };
+        let row = row(sql, 0)?;
+        bytes += row.bytes.len();
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 /// The place of the last commit of all.

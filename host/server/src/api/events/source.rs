@@ -257,7 +257,7 @@ impl Source {
                 }
                 gathered.saw_row();
             }
-            if rows.len() < page {
+            if rows.is_empty() {
                 return Ok(());
             }
             page = gathered.next_page(page, rows.iter().map(|row| row.bytes.len()).sum());
