@@ -12,14 +12,13 @@ use crate::errors::{Fault, classify};
 use crate::pool::Pool;
 
 /// The n-th makes format n of format n - 1.
-const MIGRATIONS: [&[&str]; 6] = [
+const MIGRATIONS: [&[&str]; 5] = [
     &[include_str!("schema-1.sql"), include_str!("functions-1.sql")],
     // Functions only.
     &[include_str!("appends.sql")],
     &[include_str!("schema-3.sql")],
     &[include_str!("schema-4.sql")],
     &[include_str!("schema-5.sql")],
-    &[include_str!("schema-6.sql")],
 ];
 
 /// The newest format.

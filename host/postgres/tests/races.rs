@@ -238,7 +238,7 @@ async fn a_claim_that_nobody_heard_of_is_over_before_the_next_and_never_comes_la
     // A copy of an early one comes at last.
     for late in [
         format!("SELECT code FROM claim_2({}, 0, 0::int2, 'r', 'as-it-is', NULL)", session.0),
-        format!("SELECT code FROM claim_due_6({}, 0, 9, 9, 1, 1, NULL, true, NULL, '{{}}', NULL)", session.0),
+        format!("SELECT code FROM claim_due_2({}, 0, 9, 9, NULL, true, NULL, '{{}}', NULL)", session.0),
         format!("SELECT code FROM shed_2({}, 0, '{{}}')", session.0),
     ] {
         // Functions know the schema of their tables; the path is for psql.

@@ -4,7 +4,7 @@
 //! whole or not at all. Content is checked against its digest whenever it is read.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -102,8 +102,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.failed()(error)),
         };
-        let mut bytes = Vec::new();
-        file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(self.failed())?;
+        let bytes = private::read_to(most.saturating_add(1), file).map_err(self.failed())?;
         if bytes.len() as u64 > most || Sha256::of(&bytes) != digest {
             return Err(self.damaged(format!("the content of {digest} does not match its digest")));
         }

@@ -92,8 +92,11 @@ impl Host {
 
     /// Gives a claimed run back that cannot be tried again.
     async fn stays_ended(&self, in_hand: InHand, back: Append, error: HostError) -> HostError {
-        self.give_up_claim(back).await;
-        in_hand.let_go();
+        // It may have been committed that it goes on: whoever has it next finds out.
+        if !matches!(error, HostError::Store(StoreError::Unknown { .. })) {
+            self.give_up_claim(back).await;
+            in_hand.let_go();
+        }
         error
     }
 
@@ -125,10 +128,10 @@ impl Host {
         self.inner.take_answers(&mut machine).await?;
         // Not before it is known that its parent goes on: else it would work, and be paid, for nobody.
         self.retry_failed_child(&opened.run, step).await?;
-        self.inner.append_taken_up(&mut opened, append).await?;
+        let more_came = self.inner.append_taken_up(&mut opened, append).await?;
         self.change_budget(&mut machine, options.budget);
         let Opened { epoch, inbox, project, imported, place, .. } = opened;
-        let (starts, inbox) = (1, Some(inbox));
+        let (starts, inbox) = (1, (!more_came).then_some(inbox));
         Ok(Ready { current, epoch, starts, machine, module, project, imported, place, inbox })
     }
 
@@ -203,7 +206,8 @@ impl Host {
         let Going { append, step, .. } = self.going(&mut opened, &current, again).await?;
         self.retry_failed_child(&opened.run, step).await?;
         let next = Next::Release { waiting: None, trouble: None };
-        self.inner.append_taken_up(&mut opened, Append { next, ..append }).await
+        self.inner.append_taken_up(&mut opened, Append { next, ..append }).await?;
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use wfhost_core::{
 };
 use wfhost_runtime::{Denied, Module};
 use wfhost_store::{
-    Append, ClaimHow, Claimed, Fence, NewRun, Next, Opened, Part, SessionId, StoreError, Unreadable,
+    Append, ClaimHow, Claimed, Fence, NewRun, Next, Opened, SessionId, StoreError, Unreadable,
 };
 use wfhost_world::lock;
 
@@ -204,14 +204,13 @@ impl Inner {
         let rows = std::mem::take(&mut opened.rows);
         let unusable = |source| HostError::Journal { run: opened.run.clone(), source };
         let journal = Journal::read(rows).map_err(unusable)?;
-        let mut machine = match plan_retry(&journal, None, true) {
+        let (mut machine, more_came) = match plan_retry(&journal, None, true) {
             // A run that had ended goes on from there.
             Ok(retry) => {
                 let (machine, append) = self.take_up(&opened, &current, &retry, journal).await?;
-                self.append_taken_up(&mut opened, append).await?;
-                machine
+                (machine, self.append_taken_up(&mut opened, append).await?)
             }
-            Err(_) => Machine::open(journal, opened.given).map_err(unusable)?,
+            Err(_) => (Machine::open(journal, opened.given).map_err(unusable)?, false),
         };
         let Opened { run, epoch, starts, module: digest, place, inbox, project, imported, .. } = opened;
         self.take_answers(&mut machine).await?;
@@ -245,7 +244,7 @@ impl Inner {
                 }
             }
         };
-        let inbox = Some(inbox);
+        let inbox = (!more_came).then_some(inbox);
         let ready = Ready { current, epoch, starts, machine, module, project, imported, place, inbox };
         Ok(Opening::Ready(Box::new(ready)))
     }
@@ -309,16 +308,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Commits that.
-    pub async fn append_taken_up(&self, opened: &mut Opened, append: Append) -> Result<(), HostError> {
+    /// Commits that. True if more came in since the claim than was opened: what says of a child that it could not be
+    /// started.
+    pub async fn append_taken_up(&self, opened: &mut Opened, append: Append) -> Result<bool, HostError> {
         let appended = self.store.append(append).await?;
         opened.place = appended.place.or(opened.place);
-        if appended.due {
-            // A child could not be started, and what says so came in after the claim.
-            opened.inbox = self.store.inbox(&opened.run, Part::Next).await?;
-        }
         self.wake_all(&appended.wake);
-        Ok(())
+        Ok(appended.due)
     }
 
     /// A run's journal, read and checked.

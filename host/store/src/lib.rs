@@ -135,10 +135,7 @@ pub trait Work: Send + Sync {
     /// deadline has come, something was sent to them, or whoever had them is
     /// gone. Those that have begun come before those that have not, except for
     /// a share of at least a quarter over time, so that neither holds up the
-    /// other for ever; among each, those that were due first. What is claimed
-    /// is read as a whole: no more are claimed when those before take
-    /// [`CLAIM_BYTES`], except for the first, and the first that has not begun
-    /// if these have a share.
+    /// other for ever; among each, those that were due first.
     fn claim_due(&self, session: SessionId, limit: usize, wanted: Wanted) -> BoxFuture<'_, Result<Due>>;
 
     /// Makes runs due that were parked, or put off because of a trouble, by a clock which was ahead of this one: by that
@@ -446,10 +443,6 @@ pub const BLOB_RENEWED_MS: u64 = 3_600_000;
 
 /// Of commits no more are read at once when they take this together, in bytes. The last may be as large as one can be.
 pub const CHANGES_BYTES: usize = 8 << 20;
-
-/// Of runs that are due no more are claimed at once when the journals and inboxes of those before take this together,
-/// in bytes. The last may be as large as one can be.
-pub const CLAIM_BYTES: usize = 32 << 20;
 
 /// What kept answers take together at most, in bytes.
 pub const KEPT_ANSWERS_BYTES: u64 = 1 << 30;

@@ -94,12 +94,20 @@ pub fn read_at_most(most: u64, from: impl Read) -> io::Result<String> {
 
 /// Reads a file that the user has named and that may be no more than so large: it may have no end.
 pub fn read_named_at_most(most: u64, path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    match read as u64 > most {
+    let bytes = read_to(most.saturating_add(1), File::open(path)?)?;
+    match bytes.len() as u64 > most {
         true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {most} bytes"))),
         false => Ok(bytes),
     }
+}
+
+/// The first bytes of a file, at most so many.
+pub fn read_to(limit: u64, file: File) -> io::Result<Vec<u8>> {
+    // What is read as far as some limit is not asked for its size by itself, and growing copies it again and again.
+    let size = file.metadata()?.len().saturating_add(1).min(limit);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn open(path: &Path) -> Result<(File, Metadata), NotPrivate> {

@@ -116,8 +116,6 @@ macro_rules! conformance {
             whatever_was_put_off_by_a_clock_that_was_ahead_is_put_right,
             changes_come_in_parts_of_some_bytes,
             a_journal_is_read_by_parts_of_some_bytes,
-            no_more_is_claimed_at_once_than_can_be_read_at_once,
-            what_was_sent_to_a_run_counts_when_it_is_claimed,
             a_text_is_found_as_it_is_written_and_within_one_word,
             a_module_that_is_put_again_is_about_to_be_needed,
         }

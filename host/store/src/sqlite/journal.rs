@@ -120,19 +120,6 @@ impl End {
     }
 }
 
-/// The bytes of the journal of a run, as SQL. `$run` is its number.
-macro_rules! journal_bytes {
-    ($run:literal) => {
-        concat!(
-            "(SELECT ifnull(sum(length(j.body)), 0) FROM commits f INDEXED BY journal_firsts CROSS JOIN commits j
-              WHERE f.run = ",
-            $run,
-            " AND f.first NOT NULL AND j.id BETWEEN f.id AND f.id | 31 AND j.run = f.run)"
-        )
-    };
-}
-pub(super) use journal_bytes;
-
 /// The whole journal of a run, and the place of its last commit.
 pub(super) fn whole(c: &Connection, run: i64) -> Result<(Vec<Row>, Option<u64>)> {
     let mut place = None;
