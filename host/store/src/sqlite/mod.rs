@@ -30,7 +30,7 @@ mod writer;
 use std::fmt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,10 +46,15 @@ use crate::{Clock, Result, StoreError};
 /// Steps of SQLite's machine between two looks at the time, where it is limited: some ten microseconds.
 const LOOKS_AT_TIME_EVERY: std::ffi::c_int = 4_000;
 
+/// So many short reads are left to the connection that writes: more than a process makes that lives for milliseconds.
+const BRIEF_READS: usize = 32;
+
 /// Runs in an SQLite file. Any number of processes may share it.
 pub struct SqliteStore {
     path: String,
     readers: Mutex<Vec<Connection>>,
+    /// Counts short reads.
+    brief: AtomicUsize,
     /// Closed behind the readers: the last connection copies the log into the file, and one that has written to it need
     /// not sync the folder for that once more.
     writer: Writer,
@@ -103,11 +108,15 @@ impl SqliteStore {
         self.read(|c| c.prepare_cached("SELECT 1 FROM deleted WHERE name = ?1")?.exists([run.as_str()]))
     }
 
-    /// Reads what takes microseconds. While nothing else is read beside it, the writer does that as long as it is free:
-    /// most processes live for milliseconds, and each connection parses the whole schema.
+    /// Reads what takes microseconds. In the beginning, and while nothing else is read beside it, the writer does that as
+    /// long as it is free: most processes live for milliseconds, and each connection parses the whole schema. Those
+    /// that live longer have a connection to read with, so that commits never wait for reads.
     fn read_briefly<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let is_alone = self.readers.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if is_alone && let Some(connection) = self.writer.connection() {
+        if is_alone
+            && self.brief.fetch_add(1, Ordering::Relaxed) < BRIEF_READS
+            && let Some(connection) = self.writer.connection()
+        {
             return work(&connection).map_err(|error| classify(&self.path, error));
         }
         self.read(work)
@@ -223,6 +232,17 @@ mod tests {
         assert_eq!((run(), readers()), (Ok(0), 1), "it does not wait for the writer");
         drop(writing);
         assert_eq!((run(), readers()), (Ok(0), 1));
+    }
+
+    #[test]
+    fn brief_reads_of_a_process_that_lives_on_have_a_connection_of_their_own() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let store = SqliteStore::open(&dir.path().join("w.db"), &SqliteOptions::default()).unwrap();
+        for n in 0..=BRIEF_READS {
+            assert_eq!(store.readers.lock().unwrap().len(), 0, "after {n}");
+            store.read_briefly(|c| c.query_row("SELECT 1", [], |_| Ok(()))).unwrap();
+        }
+        assert_eq!(store.readers.lock().unwrap().len(), 1);
     }
 
     #[test]

@@ -79,8 +79,9 @@ impl SqliteStore {
         }
         let writer = Writer::new(text.clone(), connection).map_err(failed)?;
         let files = Mutex::new((file_id(path), None));
-        let (readers, clock, turns) = (Mutex::default(), Arc::clone(&options.clock), AtomicUsize::new(0));
-        Ok(Self { writer, path: text, readers, clock, turns, files })
+        let (readers, brief) = (Mutex::default(), AtomicUsize::new(0));
+        let (clock, turns) = (Arc::clone(&options.clock), AtomicUsize::new(0));
+        Ok(Self { writer, path: text, readers, brief, clock, turns, files })
     }
 }
 
