@@ -396,14 +396,20 @@ pub async fn behind_all_positions_there_is_nothing(stores: Vec<Shop>) {
     }
 }
 
+/// A run whose commits are read in parts of five, one and two.
+async fn large(store: &Shop, run: &str) -> Machine {
+    let (mut machine, created) = create(store, run, None).await;
+    created.unwrap();
+    for bytes in [0, CHANGES_BYTES / 3, CHANGES_BYTES / 3, CHANGES_BYTES / 3, 2 * CHANGES_BYTES, 0, 0] {
+        machine.receive("s".to_owned(), Json::string(&"x".repeat(bytes)), None, Timestamp(20));
+        store.append(store.with(run, Some(row(&mut machine)))).await.unwrap();
+    }
+    machine
+}
+
 pub async fn changes_come_in_parts_of_some_bytes(stores: Vec<Shop>) {
     for store in stores {
-        let (mut machine, created) = create(&store, "r", None).await;
-        created.unwrap();
-        let big = "x".repeat(CHANGES_BYTES / 3);
-        for size in [0, big.len(), big.len(), big.len(), 2 * CHANGES_BYTES, 0, 0] {
-            grow(&store, &mut machine, "r", size).await;
-        }
+        large(&store, "large").await;
         let (mut place, mut parts) = (0, Vec::new());
         loop {
             let part = store.changes(place, 100).await.unwrap();
@@ -419,21 +425,16 @@ pub async fn changes_come_in_parts_of_some_bytes(stores: Vec<Shop>) {
 
 pub async fn a_journal_is_read_by_parts_of_some_bytes(stores: Vec<Shop>) {
     for store in stores {
-        let (mut machine, created) = create(&store, "r", None).await;
-        created.unwrap();
-        let big = "x".repeat(CHANGES_BYTES / 3);
-        for size in [0, big.len(), big.len(), big.len(), 2 * CHANGES_BYTES, 0, 0] {
-            grow(&store, &mut machine, "r", size).await;
-        }
+        let machine = large(&store, "large").await;
         let (mut next, mut parts) = (Position(0), Vec::new());
         loop {
-            let part = store.journal_part(&id("r"), next, 100).await.unwrap();
+            let part = store.journal_part(&id("large"), next, 100).await.unwrap();
             let Some(last) = part.last() else { break };
             assert_eq!(part[0].first, next);
             next = last.end();
             parts.push(part.len());
         }
         assert_eq!((parts, next.0), (vec![5, 1, 2], machine.entries()));
-        assert_eq!(store.journal_part(&id("r"), Position(0), 3).await.unwrap().len(), 3);
+        assert_eq!(store.journal_part(&id("large"), Position(0), 3).await.unwrap().len(), 3);
     }
 }

@@ -294,12 +294,6 @@ pub fn received(machine: &mut Machine) -> Row {
     row(machine)
 }
 
-/// Appends an entry with a payload of so many bytes, or a little more.
-pub async fn grow(store: &Shop, machine: &mut Machine, run: &str, bytes: usize) {
-    machine.receive("s".to_owned(), Json::string(&"x".repeat(bytes)), None, Timestamp(20));
-    store.append(store.with(run, Some(row(machine)))).await.unwrap();
-}
-
 pub fn signal(name: &str, id: Option<&str>) -> MessageBody {
     MessageBody::Signal { name: name.to_owned(), payload: Json::null(), id: id.map(str::to_owned) }
 }

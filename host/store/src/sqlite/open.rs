@@ -118,7 +118,7 @@ fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_handler(Some(writer::wait_for_turn))?;
     #[cfg(test)]
     costs::count(&mut connection, path)?;
-    connection.set_prepared_statement_cache_capacity(128);
+    connection.set_prepared_statement_cache_capacity(64);
     // A plan does not depend on the values: no statement is compiled again because they differ.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
